@@ -1,0 +1,1 @@
+"""Vendor images to scene folders, and the scene folder itself."""

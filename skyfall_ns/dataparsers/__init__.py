@@ -1,0 +1,1 @@
+"""Scene folders as Nerfstudio datasets."""

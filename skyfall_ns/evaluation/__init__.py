@@ -1,0 +1,1 @@
+"""Scores of heights and images."""

@@ -1,0 +1,1 @@
+"""From trained splats to files that land on the map."""

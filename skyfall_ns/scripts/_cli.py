@@ -1,0 +1,44 @@
+"""What every command shares: argument parsing, and errors that end in one message and exit code 1."""
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from skyfall_ns.errors import SkyfallError
+
+_DISK = {
+    errno.ENOSPC: ("The disk is full", "Free some space, or choose another output folder."),
+    errno.EDQUOT: ("The disk quota is used up", "Free some space, or choose another output folder."),
+    errno.EROFS: ("The disk is read-only", "Choose an output folder on a writable disk."),
+    errno.EACCES: ("Permission denied", "Choose a place that you may write to, or change its permissions."),
+    errno.EPERM: ("Operation not permitted", "Choose a place that you may write to, or change its permissions."),
+}
+
+
+def disk_message(error: OSError) -> str | None:
+    """Two sentences for a full, read-only or forbidden disk; None for any other operating system error."""
+    if error.errno not in _DISK:
+        return None
+    what, mend = _DISK[error.errno]
+    return f"{what}: {error.filename or 'while writing'}. {mend}"
+
+
+def run(command: Callable[[], Any]) -> None:
+    """Call `command`; bad input and disk trouble print one message on stderr and exit with code 1."""
+    try:
+        command()
+    except SkyfallError as error:
+        _fail(str(error))
+    except OSError as error:
+        message = disk_message(error)
+        if message is None:
+            raise
+        _fail(message)
+    except KeyboardInterrupt:
+        _fail("Interrupted.", code=130)
+
+
+def _fail(message: str, code: int = 1) -> None:
+    print(f"Error: {message}", file=sys.stderr)
+    raise SystemExit(code)
