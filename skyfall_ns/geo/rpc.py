@@ -1,0 +1,229 @@
+"""Rational polynomial cameras (RPC00B): where on an image a point of the Earth appears, and back.
+
+    row = LINE_SCALE (a.m)/(b.m) + LINE_OFF        col = SAMP_SCALE (c.m)/(d.m) + SAMP_OFF
+
+with the 20 monomials m of normalised lon L, lat P and height H in RPC00B order. Pixels are (col, row), (0, 0) is the
+centre of the first pixel. Only this ground-to-image model is used; the way back is found by Newton's method.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.rpc
+from jaxtyping import Float64
+from numpy import ndarray
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+from skyfall_ns.errors import RasterError
+
+COEFFICIENTS = ("line_num_coeff", "line_den_coeff", "samp_num_coeff", "samp_den_coeff")
+NORMALISATION = tuple(
+    f"{axis}_{kind}" for kind in ("off", "scale") for axis in ("line", "samp", "lat", "long", "height")
+)
+NEWTON_STEPS = 20
+NEWTON_PX = 1e-8
+
+
+def _monomials(lon: ndarray, lat: ndarray, height: ndarray) -> Float64[ndarray, "20 *n"]:
+    """RPC00B order."""
+    L, P, H = lon, lat, height
+    rows = [np.ones_like(L), L, P, H, L * P, L * H, P * H, L * L, P * P, H * H]
+    rows += [P * L * H, L**3, L * P * P, L * H * H, L * L * P, P**3, P * H * H, L * L * H, P * P * H, H**3]
+    return np.stack(rows)
+
+
+def _monomials_by_lon_lat(lon: ndarray, lat: ndarray, height: ndarray) -> tuple[ndarray, ndarray]:
+    """Derivatives of the monomials by normalised lon and by normalised lat."""
+    L, P, H = lon, lat, height
+    zero, one = np.zeros_like(L), np.ones_like(L)
+    by_lon = [zero, one, zero, zero, P, H, zero, 2 * L, zero, zero]
+    by_lon += [P * H, 3 * L * L, P * P, H * H, 2 * L * P, zero, zero, 2 * L * H, zero, zero]
+    by_lat = [zero, zero, one, zero, L, zero, H, zero, 2 * P, zero]
+    by_lat += [L * H, zero, 2 * L * P, zero, L * L, 3 * P * P, H * H, zero, 2 * P * H, zero]
+    return np.stack(by_lon), np.stack(by_lat)
+
+
+@dataclass(frozen=True)
+class RPC:
+    """One image's rational polynomial camera; offsets and scales in degrees, metres and pixels."""
+
+    line_off: float
+    samp_off: float
+    lat_off: float
+    long_off: float
+    height_off: float
+    line_scale: float
+    samp_scale: float
+    lat_scale: float
+    long_scale: float
+    height_scale: float
+    line_num_coeff: tuple[float, ...]
+    line_den_coeff: tuple[float, ...]
+    samp_num_coeff: tuple[float, ...]
+    samp_den_coeff: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        values = [getattr(self, name) for name in NORMALISATION] + [v for c in COEFFICIENTS for v in getattr(self, c)]
+        if any(len(getattr(self, name)) != 20 for name in COEFFICIENTS) or not np.isfinite(values).all():
+            raise ValueError("an RPC has ten finite offsets and scales and four times 20 finite coefficients")
+        if any(getattr(self, name) <= 0 for name in NORMALISATION if name.endswith("scale")):
+            raise ValueError("the scales of an RPC are positive")
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> "RPC":
+        """The RPC of an image, from any carrier rasterio knows (tags, .RPB, _RPC.TXT, DIMAP or WorldView XML, NITF).
+
+        Raises RasterError if the file is no image, or has no RPC; orthoimages (CRS but no RPC) are named as such.
+        """
+        rpcs, crs = _read_rpcs(Path(path))
+        if rpcs is not None:
+            return cls.from_rasterio(rpcs)
+        if crs:
+            raise RasterError(
+                f"{path} is an orthoimage: it has a CRS but no RPC. "
+                "Use the vendor's primary product (L1A/L1B, 'basic', 'ortho ready' with RPC) instead."
+            )
+        raise RasterError(f"{path} has no RPC. Put the vendor's .RPB, _RPC.TXT or RPC XML file beside it.")
+
+    @classmethod
+    def from_rasterio(cls, rpcs: rasterio.rpc.RPC) -> "RPC":
+        """From rasterio's record, whose (line, samp) already count the first pixel's centre as 0."""
+        return cls.from_dict({k: getattr(rpcs, k) for k in (*NORMALISATION, *COEFFICIENTS)})
+
+    def to_rasterio(self) -> rasterio.rpc.RPC:
+        """As rasterio's record, for writing."""
+        return rasterio.rpc.RPC(**self.to_dict(), err_bias=None, err_rand=None)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "RPC":
+        """From {"line_off": ..., ..., "samp_den_coeff": [...]}; ValueError or KeyError if it is incomplete."""
+        numbers = {name: float(data[name]) for name in NORMALISATION}
+        return cls(**numbers, **{name: tuple(float(v) for v in data[name]) for name in COEFFICIENTS})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, for JSON."""
+        numbers: dict[str, Any] = {name: getattr(self, name) for name in NORMALISATION}
+        return numbers | {name: list(getattr(self, name)) for name in COEFFICIENTS}
+
+    @property
+    def height_range_m(self) -> tuple[float, float]:
+        """Ellipsoidal heights for which the RPC was fitted."""
+        return self.height_off - self.height_scale, self.height_off + self.height_scale
+
+    def _normalised(self, lonlath: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+        lonlath = np.asarray(lonlath, np.float64)
+        lon = (lonlath[..., 0] - self.long_off + 180.0) % 360.0 - 180.0  # over the antimeridian
+        return (
+            lon / self.long_scale,
+            (lonlath[..., 1] - self.lat_off) / self.lat_scale,
+            (lonlath[..., 2] - self.height_off) / self.height_scale,
+        )
+
+    def _matrices(self) -> Float64[ndarray, "4 20"]:
+        return np.array([self.samp_num_coeff, self.samp_den_coeff, self.line_num_coeff, self.line_den_coeff])
+
+    def project(self, lonlath: ndarray) -> Float64[ndarray, "*n 2"]:
+        """(col, row) of points given as (lon deg, lat deg, ellipsoidal height m)."""
+        sums = np.tensordot(self._matrices(), _monomials(*self._normalised(lonlath)), 1)
+        col = self.samp_scale * sums[0] / sums[1] + self.samp_off
+        return np.stack([col, self.line_scale * sums[2] / sums[3] + self.line_off], -1)
+
+    def localize(self, colrow: ndarray, height_m: ndarray | float) -> Float64[ndarray, "*n 3"]:
+        """(lon, lat, height) of pixels at given ellipsoidal heights; Newton on `project`, to 1e-8 px.
+
+        Raises RasterError where the model has no point there (pixels far outside the image, absurd heights).
+        """
+        colrow = np.asarray(colrow, np.float64)
+        shape = np.broadcast_shapes(colrow.shape[:-1], np.shape(height_m))
+        target = np.broadcast_to(colrow, (*shape, 2))
+        height = (np.broadcast_to(np.asarray(height_m, np.float64), shape) - self.height_off) / self.height_scale
+        wanted = (target - [self.samp_off, self.line_off]) / [self.samp_scale, self.line_scale]
+        tolerance = NEWTON_PX / np.array([self.samp_scale, self.line_scale])
+        lon, lat = np.zeros(shape), np.zeros(shape)
+        for _ in range(NEWTON_STEPS):
+            value, by_lon, by_lat = self._normalised_image(lon, lat, height)
+            missing = wanted - value
+            determinant = by_lon[..., 0] * by_lat[..., 1] - by_lon[..., 1] * by_lat[..., 0]
+            lon = lon + (missing[..., 0] * by_lat[..., 1] - missing[..., 1] * by_lat[..., 0]) / determinant
+            lat = lat + (missing[..., 1] * by_lon[..., 0] - missing[..., 0] * by_lon[..., 1]) / determinant
+            if np.all(np.abs(missing) < tolerance):
+                break
+        else:
+            raise RasterError(
+                "Some pixels have no point on the ground in this RPC. Check the height range and the area of interest."
+            )
+        degrees = (lon * self.long_scale + self.long_off + 180.0) % 360.0 - 180.0
+        return np.stack([degrees, lat * self.lat_scale + self.lat_off, np.broadcast_to(height_m, shape)], -1)
+
+    def _normalised_image(self, lon: ndarray, lat: ndarray, height: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+        """Normalised (col, row) and its derivatives by normalised lon and lat."""
+        matrices = self._matrices()
+        value = np.tensordot(matrices, _monomials(lon, lat, height), 1)
+        slopes = [np.tensordot(matrices, m, 1) for m in _monomials_by_lon_lat(lon, lat, height)]
+        ratio = np.stack([value[0] / value[1], value[2] / value[3]], -1)
+        by = [
+            np.stack([(s[0] - ratio[..., 0] * s[1]) / value[1], (s[2] - ratio[..., 1] * s[3]) / value[3]], -1)
+            for s in slopes
+        ]
+        return ratio, by[0], by[1]
+
+    def shifted(self, dcol: float, drow: float) -> "RPC":
+        """Every pixel answer moved by (dcol, drow): a bias correction that stays a plain RPC."""
+        return replace(self, samp_off=self.samp_off + dcol, line_off=self.line_off + drow)
+
+    def cropped(self, col0: float, row0: float) -> "RPC":
+        """The RPC of the part of the image that starts at pixel (col0, row0). Exact."""
+        return self.shifted(-col0, -row0)
+
+    def scaled(self, factor: float) -> "RPC":
+        """The RPC of the image resampled by `factor` (0.5: half as many pixels a side). Exact."""
+        return replace(
+            self,
+            samp_off=(self.samp_off + 0.5) * factor - 0.5,
+            line_off=(self.line_off + 0.5) * factor - 0.5,
+            samp_scale=self.samp_scale * factor,
+            line_scale=self.line_scale * factor,
+        )
+
+    def write_rpb(self, path: str | os.PathLike[str]) -> None:
+        """Write the DigitalGlobe `.RPB` text form that GDAL and most programs read; by way of a temporary file."""
+        lines = ['satId = "????";', 'bandId = "?";', 'SpecId = "RPC00B";', "BEGIN_GROUP = IMAGE"]
+        lines += ["\terrBias = 0.0;", "\terrRand = 0.0;"]
+        lines += [f"\t{name}Offset = {getattr(self, key + '_off')!r};" for name, key in _RPB_NAMES]
+        lines += [f"\t{name}Scale = {getattr(self, key + '_scale')!r};" for name, key in _RPB_NAMES]
+        for name, key in zip(_RPB_COEFFICIENTS, COEFFICIENTS, strict=True):
+            values = ",\n".join(f"\t\t\t{v!r}" for v in getattr(self, key))
+            lines.append(f"\t{name} = (\n{values});")
+        text = "\n".join([*lines, "END_GROUP = IMAGE", "END;", ""])
+        temporary = Path(path).with_name(f".{Path(path).name}.partial")
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+_RPB_NAMES = (("line", "line"), ("samp", "samp"), ("lat", "lat"), ("long", "long"), ("height", "height"))
+_RPB_COEFFICIENTS = ("lineNumCoef", "lineDenCoef", "sampNumCoef", "sampDenCoef")
+
+
+def _read_rpcs(path: Path) -> tuple[rasterio.rpc.RPC | None, bool]:
+    """The file's RPC record, and whether it has a CRS; RasterError if it cannot be read as an image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as source:
+                return source.rpcs, bool(source.crs)
+    except RasterioIOError as error:
+        if not path.exists():
+            raise RasterError(f"{path} does not exist. Check the path given to --images.") from error
+        raise RasterError(
+            f"{path} is not an image that can be read. Pass the vendor's GeoTIFF, JP2 or NITF."
+        ) from error
