@@ -1,0 +1,172 @@
+"""Surfaces and points of a synthetic block on a slope, seen by affine cameras: heights are known everywhere."""
+
+import cv2
+import numpy as np
+import pytest
+
+from skyfall_ns.errors import SkyfallError
+from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.geo.points import surface_points
+from skyfall_ns.geo.stereo import convergence_deg, dense_surface, good_pairs, height_step_m
+from skyfall_ns.geo.visibility import lowest_visible_m
+
+GSD_M, SIZE = 0.5, 320
+BLOCK, TOP_M = ((-20.0, -15.0), (20.0, 15.0)), 14.0  # south-west and north-east corner
+BOX = np.array([[-50.0, -45.0, -6.0], [50.0, 45.0, 22.0]])
+
+
+def camera(azimuth_deg: float, incidence_deg: float) -> AffineCamera:
+    """North up, GSD_M, looking from an azimuth (clockwise from north) off the vertical."""
+    azimuth, tangent = np.deg2rad(azimuth_deg), np.tan(np.deg2rad(incidence_deg))
+    lean = np.array([np.sin(azimuth), np.cos(azimuth)]) * tangent
+    linear = np.array([[1.0, 0.0, -lean[0]], [0.0, -1.0, lean[1]]]) / GSD_M
+    return AffineCamera(np.column_stack([linear, [SIZE / 2, SIZE / 2]]), None, (SIZE, SIZE))
+
+
+def ground_m(x, y):
+    return 0.05 * x - 0.03 * y
+
+
+def truth_m(x, y):
+    inside = (x > BLOCK[0][0]) & (x < BLOCK[1][0]) & (y > BLOCK[0][1]) & (y < BLOCK[1][1])
+    return np.where(inside, TOP_M, ground_m(x, y))
+
+
+def render(view: AffineCamera, seed: int = 0, gain: float = 1.0) -> np.ndarray:
+    """Roof, ground and flat gray walls by casting each pixel's ray downwards."""
+    noise = np.random.default_rng(seed).normal(size=(2, 600, 600)).astype(np.float32)
+    textures = [cv2.GaussianBlur(n, (0, 0), 1.0) * 400 + cv2.GaussianBlur(n, (0, 0), 5.0) * 1500 for n in noise]
+    column, row = np.meshgrid(np.arange(SIZE, dtype=float), np.arange(SIZE, dtype=float))
+    flat, offset = view.matrix[:, :2], np.stack([column, row], axis=-1) - view.matrix[:, 3]
+    image = np.full(column.shape, np.nan, np.float32)
+    waiting = np.ones(column.shape, bool)
+    for z in np.arange(BOX[1, 2], BOX[0, 2] - 5, -0.125):
+        x, y = np.moveaxis((offset - z * view.matrix[:, 2]) @ np.linalg.inv(flat).T, -1, 0)
+        hit = waiting & (truth_m(x, y) >= z)
+        roof = truth_m(x, y) == TOP_M
+        wall = hit & roof & (z < TOP_M - 0.2)
+        for mask, texture in ((hit & roof & ~wall, textures[0]), (hit & ~roof, textures[1])):
+            maps = (300 + 3 * x[mask]).astype(np.float32), (300 - 3 * y[mask]).astype(np.float32)
+            if mask.any():
+                image[mask] = cv2.remap(texture, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT).ravel()
+        image[wall] = 250.0
+        waiting &= ~hit
+    return (1000 + gain * image).astype(np.float32)
+
+
+VIEWS = [camera(250, 10), camera(80, 9), camera(350, 12), camera(170, 11)]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [render(view, gain=gain) for view, gain in zip(VIEWS, (1.0, 0.7, 1.3, 1.0), strict=True)]
+
+
+@pytest.fixture(scope="module")
+def surface(images):
+    return dense_surface(images, VIEWS, BOX, 0.5, 0.25)
+
+
+def errors(surface) -> np.ndarray:
+    x, y = np.meshgrid(surface.grid.x_m(), surface.grid.y_m())
+    return surface.height_m - truth_m(x, y)
+
+
+def test_two_views_recover_slope_and_block(images):
+    surface = dense_surface(images[:2], VIEWS[:2], BOX, 0.5, 0.25)
+    error = np.abs(errors(surface))
+    assert np.isfinite(surface.height_m).all()
+    assert np.median(error) < 0.1
+    assert (error < 1).mean() > 0.9
+
+
+def test_more_views_are_better(images, surface):
+    two = np.abs(errors(dense_surface(images[:2], VIEWS[:2], BOX, 0.5, 0.25)))
+    four = np.abs(errors(surface))
+    assert four.mean() < 0.8 * two.mean()
+    assert (four < 1).mean() > 0.95
+
+
+def test_confidence_tells_good_cells_from_bad(surface):
+    error, confidence = np.abs(errors(surface)), surface.confidence
+    assert confidence.min() >= 0 and confidence.max() <= 1
+    assert confidence[error < 0.5].mean() > confidence[error > 2].mean() + 0.3
+
+
+def test_progress_counts_to_the_end(images):
+    calls = []
+    dense_surface(images[:2], VIEWS[:2], BOX, 2.0, 2.0, progress=lambda done, total: calls.append((done, total)))
+    assert [c[0] for c in calls] == list(range(1, len(calls) + 1)) and calls[-1][0] == calls[-1][1]
+
+
+def test_tiles_leave_no_seam(images, surface, monkeypatch):
+    monkeypatch.setattr("skyfall_ns.geo.stereo.TILE_VOXELS", 2_200_000)
+    tiled = dense_surface(images, VIEWS, BOX, 0.5, 0.25)
+    assert (np.abs(tiled.height_m - surface.height_m) < 0.05).mean() > 0.98
+
+
+def test_unusable_pixels_are_unknown(images):
+    masked = [image.copy() for image in images[:2]]
+    for image in masked:
+        image[:, : SIZE // 2] = np.nan
+    surface = dense_surface(masked, VIEWS[:2], BOX, 1.0, 0.5)
+    assert np.isnan(surface.height_m[:, :40]).all() and not surface.confidence[:, :40].any()
+    assert np.isfinite(surface.height_m[:, 60:]).all()
+
+
+def test_pairs_and_steps():
+    views = [camera(0, 0), camera(0, 1), camera(0, 17), camera(180, 40)]
+    assert convergence_deg(views[0], views[2]) == pytest.approx(17)
+    assert good_pairs(views)[0] == (0, 2) and (0, 1) not in good_pairs(views) and (2, 3) not in good_pairs(views)
+    assert height_step_m(views, [(0, 2)]) == pytest.approx(0.15 * GSD_M / np.tan(np.deg2rad(17)))
+
+
+def test_views_from_one_direction_are_refused(images):
+    with pytest.raises(SkyfallError, match=r"^No two images look from directions .* apart\. Add an image"):
+        dense_surface([images[0], images[0]], [VIEWS[0], VIEWS[0]], BOX, 0.5, 0.25)
+
+
+def test_a_tower_hides_the_ground_behind_it():
+    height = np.zeros((40, 60), np.float32)
+    height[18:22, 28:32] = 10.0
+    lowest = lowest_visible_m(height, 1.0, np.array([np.sin(0.5), 0.0, np.cos(0.5)]))  # the satellite stands east
+    shadow_m = 10.0 * np.tan(0.5)
+    assert (lowest[20, : 28 - int(shadow_m) - 1] <= 0).all()
+    np.testing.assert_allclose(lowest[20, 27], 10.0 - 1 / np.tan(0.5), atol=1.0)
+    assert lowest[20, 25] > 2.0 and (lowest[20, 33:] <= 0).all() and (lowest[10] <= 0).all()
+
+
+def test_points_cover_roofs_ground_and_walls(images, surface):
+    toned = [np.clip(image / 2000, 0, 1) for image in images]
+    points = surface_points(surface, toned, VIEWS)
+    assert np.isfinite(points.colors).all() and points.colors.min() >= 0 and points.colors.max() <= 1
+    np.testing.assert_allclose(np.linalg.norm(points.normals, axis=1), 1, atol=1e-5)
+    walls = np.abs(points.normals[:, 2]) < 0.1
+    inner = walls & (points.xyz_m[:, 2] > 4) & (points.xyz_m[:, 2] < 12)
+    # West and east walls stand at x = -20 and 20, south and north ones at y = -15 and 15, and look outwards.
+    for axis, side in ((0, 20.0), (1, 15.0)):
+        facing = inner & (np.abs(points.normals[:, axis]) > 0.9)
+        position = points.xyz_m[facing, axis]
+        assert facing.sum() > 300
+        assert np.median(np.abs(np.abs(position) - side)) < 1.0
+        assert (np.sign(position) == np.sign(points.normals[facing, axis])).mean() > 0.95
+    level = ~walls & (np.hypot(points.xyz_m[:, 0] / 20, points.xyz_m[:, 1] / 15) < 0.6)
+    np.testing.assert_allclose(np.median(points.normals[level], axis=0), [0, 0, 1], atol=0.05)
+
+
+def test_colours_come_from_views_that_see_the_point(images, surface):
+    colours = [np.full((SIZE, SIZE, 3), value, np.float32) for value in (0.2, 0.6)]
+    views = [camera(90, 25), camera(270, 25)]  # from the east and from the west
+    points = surface_points(surface, colours, views)
+    walls = (np.abs(points.normals[:, 0]) > 0.9) & (points.xyz_m[:, 2] > 4) & (points.xyz_m[:, 2] < 10)
+    walls &= np.abs(np.abs(points.xyz_m[:, 0]) - 20) < 1.5
+    east, west = walls & (points.normals[:, 0] > 0), walls & (points.normals[:, 0] < 0)
+    assert np.median(points.colors[east]) == pytest.approx(0.2) and np.median(points.colors[west]) == pytest.approx(0.6)
+    roof = np.abs(points.xyz_m[:, 2] - TOP_M) < 0.5
+    assert np.median(points.colors[roof]) == pytest.approx(0.4)
+
+
+def test_spacing_thins_the_points(images, surface):
+    toned = [np.clip(image / 2000, 0, 1) for image in images]
+    dense, sparse = (surface_points(surface, toned, VIEWS, spacing) for spacing in (None, 1.5))
+    assert len(sparse.xyz_m) == pytest.approx(len(dense.xyz_m) / 9, rel=0.15)
