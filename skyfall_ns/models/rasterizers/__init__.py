@@ -1,0 +1,18 @@
+"""Gaussian rasterizers behind one call: gsplat on CUDA, Numba kernels on the CPU."""
+
+import torch
+
+from skyfall_ns.models.rasterizers.types import Gaussians, Rasterizer, Rendering, ViewLike
+
+__all__ = ["Gaussians", "Rasterizer", "Rendering", "ViewLike", "pick_rasterizer"]
+
+
+def pick_rasterizer(device: torch.device | str) -> Rasterizer:
+    """gsplat for CUDA devices, ours for the CPU."""
+    if torch.device(device).type == "cuda":
+        from skyfall_ns.models.rasterizers.gsplat_cuda import GsplatRasterizer
+
+        return GsplatRasterizer()
+    from skyfall_ns.models.rasterizers.cpu import CpuRasterizer
+
+    return CpuRasterizer()
