@@ -8,14 +8,15 @@ alone shows them at the right pixel: L (x + d) + b = L x + b + q(x). That is how
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from skyfall_ns.geo.frame import LocalFrame
-from skyfall_ns.geo.rpc import RPC
+if TYPE_CHECKING:  # cameras are read where pyproj and rasterio may be absent
+    from skyfall_ns.geo.frame import LocalFrame
+    from skyfall_ns.geo.rpc import RPC
 
 CameraModel = Literal["affine", "quadratic"]
 FIT_SAMPLES = (17, 17, 9)
@@ -60,6 +61,10 @@ class AffineCamera:
         direction = np.cross(self.matrix[0, :3], self.matrix[1, :3])
         direction /= np.linalg.norm(direction)
         return direction if direction[2] >= 0 else -direction
+
+    def after(self, centre_m: ndarray, scale: float) -> "AffineCamera":
+        """The same view of points given as m = (x - centre) * scale. Exact."""
+        return _recentred(self, np.asarray(centre_m, np.float64), 1.0 / scale)
 
     def gsd_m(self) -> float:
         """Ground sampling distance: the square root of the horizontal area of one pixel."""
@@ -128,7 +133,7 @@ def _grid(box_m: ndarray, samples: tuple[int, int, int]) -> Float64[ndarray, "n 
 
 
 def fit_camera(
-    rpc: RPC, frame: LocalFrame, box_m: ndarray, size: tuple[int, int], model: CameraModel = "quadratic"
+    rpc: "RPC", frame: "LocalFrame", box_m: ndarray, size: tuple[int, int], model: CameraModel = "quadratic"
 ) -> AffineCamera:
     """Least squares over the scene box ([2, 3]: min, max in local metres), in coordinates scaled to -1..1.
 
@@ -155,18 +160,26 @@ def _design(u: ndarray, model: CameraModel) -> Float64[ndarray, "n m"]:
 def _unscaled(solution: ndarray, centre: ndarray, half: ndarray, size: tuple[int, int]) -> AffineCamera:
     """From coefficients of u = (x - centre) / half to coefficients of x."""
     linear, constant = solution[:, :3] / half, solution[:, 3]
-    if solution.shape[1] == 4:
-        return AffineCamera(np.column_stack([linear, constant - linear @ centre]), None, size)
-    scaled = solution[:, 4:] / np.array([half[i] * half[j] for i, j in _PAIRS])
-    # q(x - c) = q(x) - (gradient of q at c) . x + q(c)
-    gradient = np.zeros((2, 3))
-    for column, (i, j) in enumerate(_PAIRS):
-        gradient[:, i] += scaled[:, column] * centre[j]
-        gradient[:, j] += scaled[:, column] * centre[i]
-    at_centre = quadratic_monomials(centre) @ scaled.T
-    linear = linear - gradient
-    constant = constant - solution[:, :3] / half @ centre + at_centre
-    return AffineCamera(np.column_stack([linear, constant]), scaled, size)
+    quadratic = None
+    if solution.shape[1] > 4:
+        quadratic = solution[:, 4:] / np.array([half[i] * half[j] for i, j in _PAIRS])
+    about_centre = AffineCamera(np.column_stack([linear, constant]), quadratic, size)
+    return _recentred(about_centre, -centre, 1.0)
+
+
+def _recentred(camera: AffineCamera, centre: ndarray, unit: float) -> AffineCamera:
+    """The camera as a function of m, where it was one of x = unit * m + centre."""
+    linear, constant, quadratic = camera.matrix[:, :3], camera.matrix[:, 3] + camera.matrix[:, :3] @ centre, None
+    if camera.quadratic is not None:
+        # q(m + c) = q(m) + (gradient of q at c) . m + q(c)
+        gradient = np.zeros((2, 3))
+        for column, (i, j) in enumerate(_PAIRS):
+            gradient[:, i] += camera.quadratic[:, column] * centre[j]
+            gradient[:, j] += camera.quadratic[:, column] * centre[i]
+        linear = linear + gradient
+        constant = constant + quadratic_monomials(centre) @ camera.quadratic.T
+        quadratic = camera.quadratic * unit * unit
+    return AffineCamera(np.column_stack([linear * unit, constant]), quadratic, camera.size, camera.fit_px)
 
 
 _PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
