@@ -64,6 +64,9 @@ class Scene:
     images: tuple[SceneImage, ...]
     points: str | None = "points.ply"
     surface: str | None = None
+    surface_grid: tuple[float, float, float] | None = (
+        None  # x of the west edge, y of the north edge, cell: local metres
+    )
     folder: Path = field(default=Path("."), compare=False)
 
     def image(self, name: str) -> SceneImage:
@@ -130,6 +133,7 @@ def _to_json(scene: Scene) -> dict[str, Any]:
         "box_m": np.asarray(scene.box_m, float).tolist(),
         "points": scene.points,
         "surface": scene.surface,
+        "surface_grid": scene.surface_grid,
         "images": [_image_to_json(image) for image in scene.images],
     }
 
@@ -150,6 +154,7 @@ def _from_json(data: dict[str, Any], folder: Path) -> Scene:
             images=tuple(_image_from_json(row) for row in data["images"]),
             points=_inside(data["points"]),
             surface=_inside(data["surface"]),
+            surface_grid=_grid(data["surface_grid"]),
             folder=folder,
         )
         _validate(scene)
@@ -186,6 +191,15 @@ def _inside(path: str | None) -> str | None:
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise ValueError(f"path {path!r} leaves the scene folder")
     return path
+
+
+def _grid(values: Any) -> tuple[float, float, float] | None:
+    if values is None:
+        return None
+    x, y, cell = (float(v) for v in values)
+    if not all(map(math.isfinite, (x, y, cell))) or cell <= 0:
+        raise ValueError("surface_grid is not (x, y, cell) in metres")
+    return x, y, cell
 
 
 def _validate(scene: Scene) -> None:

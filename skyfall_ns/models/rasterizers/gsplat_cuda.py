@@ -30,7 +30,7 @@ class GsplatRasterizer:
             far_plane=FAR,
             eps2d=EPS_2D,
             packed=False,
-            render_mode="RGB+ED",
+            render_mode="RGB+ED" if colors.shape[1] else "ED",
             rasterize_mode="antialiased",
             camera_model="ortho" if view.projection == "parallel" else "pinhole",
             absgrad=absgrad,

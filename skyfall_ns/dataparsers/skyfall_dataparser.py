@@ -1,0 +1,187 @@
+"""Scene folders as Nerfstudio datasets: proxy pinholes for people to look at, exact satellite rows for training.
+
+Model space is (local - centre) * MODEL_PER_METRE: one unit is 100 m whatever the scene's size, so that learning rates
+mean metres everywhere; the centre is the middle of the box at ground level (z = 0). Never a rotation.
+"""
+
+import fnmatch
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float32
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.scene_box import SceneBox
+
+from skyfall_ns.data.ply import Cloud, read_ply
+from skyfall_ns.data.scene import Scene, SceneImage
+from skyfall_ns.errors import SceneError
+from skyfall_ns.geo.cameras import AffineCamera, camera_from_dict
+from skyfall_ns.models.view import IMAGE_KEY, QUADRATIC_KEY, ROWS_KEY, satellite_rows
+
+MODEL_PER_METRE = 0.01
+PROXY_DISTANCE = 4.0  # half widths of the scene, from its centre to a frustum
+
+
+@dataclass(frozen=True)
+class ModelSurface:
+    """The scene's dense surface over a north-up grid: heights in local metres (NaN: unknown), confidence in 0..1."""
+
+    height_m: Float32[np.ndarray, "h w"]
+    confidence: Float32[np.ndarray, "h w"]
+    x_min_m: float
+    y_max_m: float
+    resolution_m: float
+
+
+@dataclass(frozen=True)
+class SceneOnModel:
+    """What the model needs to know of the scene beyond cameras and points."""
+
+    scene: Scene
+    centre_m: tuple[float, float, float]
+    scale: float  # model units per metre
+    surface: ModelSurface | None
+    image_names: tuple[str, ...]  # of the training images, in order
+    point_spacing_m: float
+
+
+@dataclass
+class SkyfallDataParserConfig(DataParserConfig):
+    """A scene folder made by skyfall-process."""
+
+    _target: type = field(default_factory=lambda: SkyfallDataParser)
+    data: Path = Path()
+    """Scene folder."""
+    images: tuple[str, ...] = ("*",)
+    """Names or globs of the images to use, such as 'pre*' for one date; held-out images among them stay held out."""
+    eval_images: tuple[str, ...] = ()
+    """Names or globs of further images to hold out."""
+
+
+@dataclass
+class SkyfallDataParser(DataParser):
+    """Reads a scene folder; needs neither rasterio nor pyproj."""
+
+    config: SkyfallDataParserConfig
+
+    def _generate_dataparser_outputs(self, split: str = "train", **_: object) -> DataparserOutputs:
+        scene = Scene.load(self.config.data)
+        train, held_out = self._split(scene)
+        # Without held-out images, evaluation looks at the training images: a score of fit, not of prediction.
+        chosen = train if split == "train" else (held_out or train)
+        centre = np.array([*scene.box_m[:, :2].mean(0), 0.0])
+        cloud = read_ply(scene.folder / scene.points) if scene.points else None
+        if cloud is None or not len(cloud.xyz_m):
+            raise SceneError(f"{scene.folder} has no points to start from. Run skyfall-process again.")
+        half = MODEL_PER_METRE * (scene.box_m[1] - scene.box_m[0]).max() / 2
+        on_model = SceneOnModel(
+            scene=scene,
+            centre_m=(float(centre[0]), float(centre[1]), 0.0),
+            scale=MODEL_PER_METRE,
+            surface=read_surface(scene),
+            image_names=tuple(image.name for image in train),
+            point_spacing_m=_spacing(scene, cloud),
+        )
+        transform = torch.eye(4)[:3]
+        transform[:, 3] = torch.from_numpy(-centre)
+        return DataparserOutputs(
+            image_filenames=[scene.folder / image.path for image in chosen],
+            mask_filenames=None,
+            cameras=_cameras(chosen, [image.name for image in train], centre, float(half)),
+            scene_box=SceneBox(aabb=torch.from_numpy((scene.box_m - centre) * MODEL_PER_METRE).float()),
+            dataparser_transform=transform,
+            dataparser_scale=MODEL_PER_METRE,
+            metadata={
+                "points3D_xyz": torch.from_numpy((cloud.xyz_m - centre) * MODEL_PER_METRE).float(),
+                "points3D_rgb": torch.from_numpy(cloud.rgb),
+                "scene_images": tuple(chosen),
+                "scene_on_model": on_model,
+            },
+        )
+
+    def _split(self, scene: Scene) -> tuple[list[SceneImage], list[SceneImage]]:
+        """Training and held-out images, in the scene's order."""
+        names = [image.name for image in scene.images]
+        wanted = _match(names, self.config.images, "--images", scene)
+        held = _match(names, self.config.eval_images, "--eval-images", scene)
+        chosen = [image for image in scene.images if image.name in wanted]
+        train = [image for image in chosen if image.split == "train" and image.name not in held]
+        if not train:
+            raise SceneError(
+                f"No image of {scene.folder} is left to train on. "
+                f"Widen --images or hold out fewer; the scene has {', '.join(names)}."
+            )
+        return train, [image for image in chosen if image not in train]
+
+
+def _match(names: list[str], globs: tuple[str, ...], flag: str, scene: Scene) -> set[str]:
+    found: set[str] = set()
+    for glob in globs:
+        matches = fnmatch.filter(names, glob)
+        if not matches:
+            raise SceneError(f"{flag} {glob} matches no image of {scene.folder}. It has: {', '.join(names)}.")
+        found.update(matches)
+    return found
+
+
+def _spacing(scene: Scene, cloud: Cloud) -> float:
+    """Typical distance between neighbouring points, from the box's area."""
+    width, depth, _ = scene.box_m[1] - scene.box_m[0]
+    level = np.abs(cloud.normals[:, 2]) > 0.5 if cloud.normals.any() else np.ones(len(cloud.xyz_m), bool)
+    return float(np.sqrt(width * depth / max(int(level.sum()), 1)))
+
+
+def read_surface(scene: Scene) -> ModelSurface | None:
+    """The dense surface in local metres; None for scenes without one. SceneError if the file is damaged."""
+    if scene.surface is None:
+        return None
+    path = scene.folder / scene.surface
+    bands = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    place = scene.surface_grid
+    if bands is None or bands.ndim != 3 or bands.dtype != np.float32 or place is None:
+        raise SceneError(f"{path} cannot be read as a surface. Run skyfall-process again.")
+    height = np.ascontiguousarray(bands[..., 0]) - np.float32(scene.frame["origin"][2])
+    return ModelSurface(height, np.ascontiguousarray(bands[..., 1]), *place)
+
+
+def _cameras(images: list[SceneImage], train_names: list[str], centre: np.ndarray, half: float) -> Cameras:
+    poses, focals, rows, quadratics, indices = [], [], [], [], []
+    for image in images:
+        camera = camera_from_dict(image.camera)
+        if not isinstance(camera, AffineCamera):
+            raise SceneError(f"{image.name} has a perspective camera. Process its RPC with skyfall-process images.")
+        camera = camera.after(centre, MODEL_PER_METRE)
+        row, quadratic = satellite_rows(camera)
+        rows.append(row)
+        quadratics.append(quadratic)
+        poses.append(_proxy_pose(camera, PROXY_DISTANCE * half))
+        focals.append(0.5 * max(image.width, image.height) * PROXY_DISTANCE)
+        indices.append(train_names.index(image.name) if image.name in train_names else -1)
+    widths, heights = (torch.tensor([getattr(image, n) for image in images]) for n in ("width", "height"))
+    return Cameras(
+        camera_to_worlds=torch.from_numpy(np.stack(poses)).float(),
+        fx=torch.tensor(focals).float(),
+        fy=torch.tensor(focals).float(),
+        cx=widths.float() / 2,
+        cy=heights.float() / 2,
+        width=widths,
+        height=heights,
+        camera_type=CameraType.PERSPECTIVE,
+        metadata={
+            ROWS_KEY: torch.from_numpy(np.stack(rows)),
+            QUADRATIC_KEY: torch.from_numpy(np.stack(quadratics)),
+            IMAGE_KEY: torch.tensor(indices)[:, None],
+        },
+    )
+
+
+def _proxy_pose(camera: AffineCamera, distance: float) -> Float32[np.ndarray, "3 4"]:
+    """Where a pinhole would stand to look at the scene from the satellite's direction (OpenGL camera-to-model)."""
+    back = camera.view_direction()
+    right = camera.matrix[0, :3] - (camera.matrix[0, :3] @ back) * back
+    right /= np.linalg.norm(right)
+    return np.column_stack([right, np.cross(back, right), back, distance * back]).astype(np.float32)

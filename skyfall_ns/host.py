@@ -1,0 +1,139 @@
+"""Cures for what the host (Nerfstudio 1.1.5) does not do on today's machines; each is listed in tests/test_host.py."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import ExponentialDecayScheduler, ExponentialDecaySchedulerConfig
+from nerfstudio.engine.trainer import Trainer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from skyfall_ns.errors import SkyfallError, TrainingError
+
+
+def allow_numpy_scalars() -> None:
+    """torch >= 2.6 loads checkpoints without pickled code; other methods' schedulers leave numpy floats in theirs
+    (nerfstudio issue 3683)."""
+    torch.serialization.add_safe_globals(
+        [np._core.multiarray.scalar, np.dtype, np.float64, np.dtypes.Float64DType]  # type: ignore[attr-defined]
+    )
+
+
+def find_ffmpeg() -> None:
+    """ns-render stops without an `ffmpeg` on the PATH, even for images; lend it the one of imageio-ffmpeg (the extra
+    `video`) where the system has none."""
+    if shutil.which("ffmpeg"):
+        return
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        return
+    binary = Path(imageio_ffmpeg.get_ffmpeg_exe())
+    folder = Path(tempfile.gettempdir()) / f"skyfall-ns-ffmpeg-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    link = folder / "ffmpeg"
+    if not link.exists():
+        link.unlink(missing_ok=True)
+        link.symlink_to(binary)
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}{os.pathsep}{folder}"
+
+
+def speak_plainly() -> None:
+    """Errors that a person can mend end in their message, not in the host's traceback."""
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, SkyfallError):
+            print(f"Error: {error}", file=sys.stderr)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+def cure() -> None:
+    """All cures that concern the whole process; called when the method is registered."""
+    allow_numpy_scalars()
+    find_ffmpeg()
+    speak_plainly()
+
+
+@dataclass
+class FusedAdamConfig(AdamOptimizerConfig):
+    """Adam in one pass over the parameters: half the time of torch's default on a CPU."""
+
+    fused: bool = True
+    """One kernel per parameter group."""
+
+
+class PlainExponentialDecay(ExponentialDecayScheduler):
+    """The host's decay with plain floats, so that checkpoints hold nothing but tensors and numbers."""
+
+    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LRScheduler:
+        """lr_init -> lr_final over max_steps, log-linear."""
+        final = lr_init if self.config.lr_final is None else self.config.lr_final
+
+        def factor(step: int) -> float:
+            share = min(max(step / self.config.max_steps, 0.0), 1.0)
+            return float((final / lr_init) ** share)
+
+        return LambdaLR(optimizer, lr_lambda=factor)
+
+
+@dataclass
+class PlainExponentialDecayConfig(ExponentialDecaySchedulerConfig):
+    """Log-linear decay of a learning rate."""
+
+    _target: type = field(default_factory=lambda: PlainExponentialDecay)
+
+
+def save_whole_checkpoints(trainer: Trainer) -> None:
+    """Make this trainer write a checkpoint beside the old one and swap them when it is complete, so that a killed run
+    never leaves half a file as its newest."""
+    write: Callable[[int], None] = trainer.save_checkpoint
+
+    def save(step: int) -> None:
+        final = trainer.checkpoint_dir
+        final.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".checkpoint-") as partial:
+            trainer.checkpoint_dir = Path(partial)
+            try:
+                write(step)
+            finally:
+                trainer.checkpoint_dir = final
+            (new,) = Path(partial).glob("*.ckpt")
+            os.replace(new, final / new.name)
+        if trainer.config.save_only_latest_checkpoint:
+            for old in final.glob("*.ckpt"):
+                if old.name != new.name:
+                    old.unlink()
+
+    trainer.save_checkpoint = save  # type: ignore[method-assign]
+
+
+def count_all_steps(trainer: Trainer) -> None:
+    """After a resume the host trains `max_num_iterations` more steps; here the number is the total.
+
+    Raises TrainingError if the run is already that long."""
+    left = trainer.config.max_num_iterations - trainer._start_step
+    if left <= 0:
+        raise TrainingError(
+            f"This run has already done {trainer._start_step} of {trainer.config.max_num_iterations} steps. "
+            "Ask for more with --max-num-iterations."
+        )
+    trainer.config.max_num_iterations = left
+
+
+def is_training(trainer: Any) -> bool:
+    """Whether callbacks are set up by the host's trainer (and not by a test or an evaluation)."""
+    return isinstance(trainer, Trainer)

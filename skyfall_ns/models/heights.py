@@ -1,0 +1,43 @@
+"""Rendered heights and the surface they are tied to."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
+from skyfall_ns.models.view import DEPTH_OFFSET, View, nadir_view
+
+
+def height_m(depth: Float[Tensor, "*n"], on_model: SceneOnModel) -> Float[Tensor, "*n"]:
+    """Local metres of depths in a nadir view."""
+    return (DEPTH_OFFSET - depth) / on_model.scale + on_model.centre_m[2]
+
+
+def nadir_over(on_model: SceneOnModel, x_min_m: float, y_max_m: float, cell_m: float, width: int, height: int) -> View:
+    """The nadir view of a north-up grid given in local metres."""
+    s, centre = on_model.scale, on_model.centre_m
+    return nadir_view((x_min_m - centre[0]) * s, (y_max_m - centre[1]) * s, cell_m * s, width, height)
+
+
+@dataclass(frozen=True)
+class HeightTarget:
+    """The dense surface as a nadir view sees it: local metres, and weights (confidence, 0 where unknown)."""
+
+    view: View
+    surface_m: Float[Tensor, "h w"]
+    weight: Float[Tensor, "h w"]
+
+    @classmethod
+    def of(cls, on_model: SceneOnModel, device: torch.device) -> "HeightTarget | None":
+        """The scene's surface on a device; None for scenes without one."""
+        surface = on_model.surface
+        if surface is None:
+            return None
+        rows, columns = surface.height_m.shape
+        heights = torch.from_numpy(surface.height_m).to(device)
+        known = torch.isfinite(heights)
+        weight = torch.from_numpy(surface.confidence).to(device) * known
+        view = nadir_over(on_model, surface.x_min_m, surface.y_max_m, surface.resolution_m, columns, rows)
+        return cls(view, torch.where(known, heights, torch.zeros_like(heights)), weight)

@@ -1,0 +1,277 @@
+"""The splat model: Splatfacto's place in the host, exact satellite views, heights tied to the scene's surface."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gsplat.strategy import DefaultStrategy
+from jaxtyping import Float
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
+from torch import Tensor, nn
+
+from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
+from skyfall_ns.errors import TrainingError
+from skyfall_ns.models import losses
+from skyfall_ns.models.heights import HeightTarget, height_m, nadir_over
+from skyfall_ns.models.metrics import image_scores
+from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
+from skyfall_ns.models.tone import ImageTone
+from skyfall_ns.models.view import View, bend, image_of, view_of
+
+SH_C0 = 0.28209479177387814  # the constant spherical harmonic
+NAMES = ("means", "scales", "quats", "features_dc", "opacities")
+
+
+@dataclass
+class SkyfallModelConfig(SplatfactoModelConfig):
+    """Splats over a satellite scene. Lengths are metres."""
+
+    _target: type = field(default_factory=lambda: SkyfallModel)
+    sh_degree: int = 0
+    """Colours do not change with the direction: satellites all look from above, and light is a matter of the image."""
+    background_color: Literal["random", "black", "white"] = "random"
+    """A random background closes holes: what shines through can never match an image."""
+    start_opacity: float = 0.5
+    """Opacity of new splats (training.md's prototypes and Skyfall-GS: 0.5)."""
+    start_scale: float = 1.0
+    """Size of new splats (standard deviation) relative to the points' spacing."""
+    max_scale_m: float = 2.0
+    """Longest axis (standard deviation) a splat may have, metres."""
+    max_gaussians: int = 1_000_000
+    """Densification stops at this many splats."""
+    surface_weight: float = 0.2
+    """Weight per metre of the distance between rendered heights and the scene's dense surface; 0 turns it off."""
+    surface_every: int = 2
+    """Steps between two looks at the surface."""
+    smooth_weight: float = 0.02
+    """Weight per metre of the total variation of rendered heights."""
+    closed_weight: float = 0.1
+    """Weight of what shines through the surface seen from straight above."""
+    densify: bool = True
+    """Let gsplat's strategy split, duplicate and prune splats."""
+    warmup_length: int = 500
+    """Steps before densification begins."""
+    stop_split_at: int = 1500
+    """Step at which densification ends."""
+    cull_alpha_thresh: float = 0.02
+    """Splats fainter than this are removed while densification runs."""
+    reset_alpha_every: int = 1_000_000
+    """Opacity resets every so many refinements; off, because few views never recover from one."""
+    densify_grad_thresh: float = 0.0006
+    """Mean absolute gradient of the image position (normalised) above which a splat is split or duplicated."""
+    num_downscales: int = 0
+    """Satellite images are trained at full size from the start."""
+
+
+class SkyfallModel(SplatfactoModel):
+    """One `render` serves training, evaluation, viewer, camera paths and exports."""
+
+    config: SkyfallModelConfig
+
+    def populate_modules(self) -> None:
+        """Build parameters on the CPU without downloads; the host's own version needs CUDA and fetches LPIPS."""
+        metadata = self.kwargs["metadata"]
+        self.on_model: SceneOnModel = metadata["scene_on_model"]
+        assert self.seed_points is not None
+        self.gauss_params = nn.ParameterDict(self._start(*self.seed_points))
+        self.tone = ImageTone(self.num_train_data)
+        self.camera_optimizer: CameraOptimizer = self.config.camera_optimizer.setup(
+            num_cameras=self.num_train_data, device="cpu"
+        )
+        self.step, self.crop_box = 0, None
+        self.background_color = torch.tensor([0.1490, 0.1647, 0.2157])  # viser's
+        self.strategy = self._strategy()
+        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+        self.started_with = self.num_points
+        self._surface: HeightTarget | None = None
+
+    def _start(self, xyz: Tensor, rgb: Tensor) -> dict[str, nn.Parameter]:
+        n = xyz.shape[0]
+        size = self.config.start_scale * self.on_model.point_spacing_m * self.on_model.scale
+        quats = torch.zeros(n, 4)
+        quats[:, 0] = 1.0
+        start = {
+            "means": xyz.float().clone(),
+            "scales": torch.full((n, 3), math.log(size)),
+            "quats": quats,
+            "features_dc": (rgb.float() / 255 - 0.5) / SH_C0,
+            "opacities": torch.logit(torch.full((n, 1), self.config.start_opacity)),
+        }
+        return {name: nn.Parameter(start[name]) for name in NAMES}
+
+    def _strategy(self) -> DefaultStrategy:
+        config = self.config
+        return DefaultStrategy(
+            prune_opa=config.cull_alpha_thresh,
+            grow_grad2d=config.densify_grad_thresh,
+            grow_scale3d=self.on_model.point_spacing_m * self.on_model.scale,
+            grow_scale2d=config.split_screen_size,
+            prune_scale3d=2 * config.max_scale_m * self.on_model.scale,
+            prune_scale2d=config.cull_screen_size,
+            refine_scale2d_stop_iter=config.stop_screen_size_at,
+            refine_start_iter=config.warmup_length,
+            refine_stop_iter=config.stop_split_at if config.densify else 0,
+            reset_every=config.reset_alpha_every * config.refine_every,
+            refine_every=config.refine_every,
+            pause_refine_after_reset=self.num_train_data + config.refine_every,
+            absgrad=config.use_absgrad,
+            verbose=False,
+        )
+
+    @property
+    def colors(self) -> Tensor:
+        """Canonical RGB of each splat, for the viewer and exports."""
+        return self.tone(self.base_colors(), None).clamp(0, 1)
+
+    @property
+    def shs_0(self) -> Tensor:
+        """Canonical RGB as the constant spherical harmonic, for exports."""
+        return (self.colors - 0.5) / SH_C0
+
+    @property
+    def shs_rest(self) -> Tensor:
+        """No higher harmonics."""
+        return self.means.new_zeros(self.num_points, 0, 3)
+
+    def base_colors(self) -> Float[Tensor, "n 3"]:
+        """RGB before the image's tone."""
+        return 0.5 + SH_C0 * self.features_dc
+
+    def get_gaussian_param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """One optimizer per kind of parameter, as gsplat's strategies need it."""
+        return {name: [self.gauss_params[name]] for name in NAMES}
+
+    def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Splats and tones."""
+        return self.get_gaussian_param_groups() | {"tone": list(self.tone.parameters())}
+
+    def load_state_dict(self, dict: dict[str, Tensor], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load splats of any number into the live parameters; the host's version replaces them behind the optimizers'
+        back, which ends in training nothing."""
+        for name, parameter in self.gauss_params.items():
+            parameter.data = torch.zeros_like(dict[f"gauss_params.{name}"], device=parameter.device)
+        self.step = 30_000
+        return nn.Module.load_state_dict(self, dict, **kwargs)
+
+    def gaussians(self, keep: Tensor | None = None) -> Gaussians:
+        """All splats, or those chosen by a boolean mask, in the rasterizer's form."""
+        means, quats, scales, opacities = self.means, self.quats, self.scales, self.opacities
+        if keep is not None:
+            means, quats, scales, opacities = means[keep], quats[keep], scales[keep], opacities[keep]
+        return Gaussians(means, quats, scales.exp(), opacities.sigmoid().squeeze(-1))
+
+    def render(
+        self, view: View, image: int | None = None, *, absgrad: bool = False, keep: Tensor | None = None
+    ) -> Rendering:
+        """Draw a view with the look of a training image (None: the canonical look)."""
+        colors = self.tone(self.base_colors(), image)
+        splats = self.gaussians(keep)
+        bent = Gaussians(bend(splats.means, view), splats.quats, splats.scales, splats.opacities)
+        return pick_rasterizer(self.means.device)(bent, colors if keep is None else colors[keep], view, absgrad=absgrad)
+
+    def render_depth(self, view: View) -> Rendering:
+        """Depth and alpha only."""
+        splats = self.gaussians()
+        bent = Gaussians(bend(splats.means, view), splats.quats, splats.scales, splats.opacities)
+        return pick_rasterizer(self.means.device)(bent, splats.means.new_zeros(self.num_points, 0), view)
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Tensor]:
+        """The host's form: rgb, depth, accumulation, background."""
+        view, image = view_of(camera), image_of(camera)
+        keep = None
+        if self.crop_box is not None and not self.training:
+            keep = self.crop_box.within(self.means).squeeze(-1)
+        result = self.render(view, image, absgrad=self.training and self.strategy.absgrad, keep=keep)
+        self.last_size = (view.height, view.width)
+        if self.training:
+            self.info = result.info
+            self.strategy.step_pre_backward(
+                self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
+            )
+        background = self._get_background_color()
+        alpha = result.alpha[..., None]
+        rgb = result.color + (1 - alpha) * background
+        if not self.training:
+            rgb, background = rgb.clamp(0, 1), background.expand(view.height, view.width, 3)
+        return {"rgb": rgb, "depth": result.depth[..., None], "accumulation": alpha, "background": background}
+
+    def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
+        """PSNR of the step's view and the number of splats."""
+        with torch.no_grad():
+            error = ((outputs["rgb"] - batch["image"].to(self.device)) * batch["mask"].to(self.device)).square()
+            psnr = -10 * torch.log10(error.sum() / (3 * batch["mask"].sum()).clamp_min(1) + 1e-12)
+        return {"psnr": psnr, "gaussian_count": self.num_points}
+
+    def get_loss_dict(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
+    ) -> dict[str, Tensor]:
+        """Photometric loss, and the surface's terms at their steps."""
+        target, mask = batch["image"].to(self.device), batch["mask"].to(self.device)
+        loss = {"photometric": losses.photometric_loss(outputs["rgb"], target, mask, self.config.ssim_lambda)}
+        if self.training and self.step % self.config.surface_every == 0:
+            loss |= self.surface_losses()
+        return loss
+
+    def surface_losses(self) -> dict[str, Tensor]:
+        """Distance of rendered heights to the surface, their roughness, and what shines through; empty without one."""
+        config = self.config
+        if self.on_model.surface is None or config.surface_weight == 0:
+            return {}
+        self._surface = self._surface or HeightTarget.of(self.on_model, self.device)
+        assert self._surface is not None
+        drawn = self.render_depth(self._surface.view)
+        heights = height_m(drawn.depth, self.on_model)
+        seen = self._surface.weight * (drawn.alpha.detach() > 0.5)
+        return {
+            "surface": config.surface_weight * losses.surface_loss(heights, self._surface.surface_m, seen),
+            "smooth": config.smooth_weight * losses.total_variation(heights),
+            "closed": config.closed_weight * losses.emptiness(drawn.alpha, self._surface.weight),
+        }
+
+    def step_post_backward(self, step: int) -> None:
+        """Densify as gsplat does, below the cap; keep sizes in bounds; stop when the scene has collapsed."""
+        full = self.num_points >= self.config.max_gaussians
+        self.strategy.grow_grad2d = math.inf if full else self.config.densify_grad_thresh
+        super().step_post_backward(step)
+        with torch.no_grad():
+            self.scales.clamp_(max=math.log(self.config.max_scale_m * self.on_model.scale))
+        self._stop_if_collapsed()
+
+    def _stop_if_collapsed(self) -> None:
+        if self.num_points < 0.1 * self.started_with:
+            raise TrainingError(
+                f"The scene has collapsed: {self.num_points} of {self.started_with} splats are left. "
+                "Use more images, a lower --pipeline.model.cull-alpha-thresh, or --pipeline.model.densify False."
+            )
+
+    @torch.no_grad()
+    def render_heights(
+        self, x_min_m: float, y_max_m: float, resolution_m: float, width: int, height: int, tile: int = 2048
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Heights (local metres) and alpha "h w" over a north-up grid, seen from straight above, tile by tile."""
+        heights, alphas = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+        for row in range(0, height, tile):
+            for column in range(0, width, tile):
+                part = (slice(row, min(row + tile, height)), slice(column, min(column + tile, width)))
+                west, north = x_min_m + column * resolution_m, y_max_m - row * resolution_m
+                size = part[1].stop - column, part[0].stop - row
+                drawn = self.render_depth(nadir_over(self.on_model, west, north, resolution_m, *size))
+                heights[part] = height_m(drawn.depth, self.on_model).cpu().numpy()
+                alphas[part] = drawn.alpha.cpu().numpy()
+        return heights, alphas
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR and SSIM; see `models.metrics` for what that means for held-out images."""
+        target, mask = batch["image"].to(self.device), batch["mask"].to(self.device)
+        return image_scores(outputs["rgb"], target, mask, held_out=batch["held_out"])
+
+    def set_crop(self, crop_box: OrientedBox | None) -> None:
+        """The viewer's crop box."""
+        self.crop_box = crop_box
