@@ -57,13 +57,14 @@ class SceneImage:
 @dataclass(frozen=True)
 class Scene:
     """A georeferenced scene. `frame` is the dictionary of `geo.frame.LocalFrame`; `box_m` is (min, max) in local
-    metres; `surface` is a two-band GeoTIFF (ellipsoidal height, confidence in 0..1) in the frame's CRS."""
+    metres; `surface` (ellipsoidal height) and `surface_confidence` (0..1) are GeoTIFFs in the frame's CRS."""
 
     frame: Mapping[str, Any]
     box_m: np.ndarray  # [2, 3] float64
     images: tuple[SceneImage, ...]
     points: str | None = "points.ply"
     surface: str | None = None
+    surface_confidence: str | None = None
     surface_grid: tuple[float, float, float] | None = (
         None  # x of the west edge, y of the north edge, cell: local metres
     )
@@ -105,7 +106,13 @@ class Scene:
 
 
 def _files(scene: Scene) -> list[str]:
-    files = [scene.points, scene.surface, *(i.path for i in scene.images), *(i.mask for i in scene.images)]
+    files = [
+        scene.points,
+        scene.surface,
+        scene.surface_confidence,
+        *(i.path for i in scene.images),
+        *(i.mask for i in scene.images),
+    ]
     return [f for f in files if f is not None]
 
 
@@ -133,6 +140,7 @@ def _to_json(scene: Scene) -> dict[str, Any]:
         "box_m": np.asarray(scene.box_m, float).tolist(),
         "points": scene.points,
         "surface": scene.surface,
+        "surface_confidence": scene.surface_confidence,
         "surface_grid": scene.surface_grid,
         "images": [_image_to_json(image) for image in scene.images],
     }
@@ -154,6 +162,7 @@ def _from_json(data: dict[str, Any], folder: Path) -> Scene:
             images=tuple(_image_from_json(row) for row in data["images"]),
             points=_inside(data["points"]),
             surface=_inside(data["surface"]),
+            surface_confidence=_inside(data["surface_confidence"]),
             surface_grid=_grid(data["surface_grid"]),
             folder=folder,
         )
@@ -208,6 +217,8 @@ def _validate(scene: Scene) -> None:
     origin = scene.frame["origin"]
     if len(origin) != 3 or not all(math.isfinite(float(v)) for v in origin) or not isinstance(scene.frame["crs"], str):
         raise ValueError("frame needs a crs and an origin of three numbers")
+    if len({scene.surface is None, scene.surface_confidence is None, scene.surface_grid is None}) > 1:
+        raise ValueError("surface, surface_confidence and surface_grid belong together")
     if not scene.images:
         raise ValueError("no images")
     names = [image.name for image in scene.images]

@@ -137,15 +137,22 @@ def _spacing(scene: Scene, cloud: Cloud) -> float:
 
 def read_surface(scene: Scene) -> ModelSurface | None:
     """The dense surface in local metres; None for scenes without one. SceneError if the file is damaged."""
-    if scene.surface is None:
+    if scene.surface is None or scene.surface_confidence is None or scene.surface_grid is None:
         return None
-    path = scene.folder / scene.surface
-    bands = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    place = scene.surface_grid
-    if bands is None or bands.ndim != 3 or bands.dtype != np.float32 or place is None:
-        raise SceneError(f"{path} cannot be read as a surface. Run skyfall-process again.")
-    height = np.ascontiguousarray(bands[..., 0]) - np.float32(scene.frame["origin"][2])
-    return ModelSurface(height, np.ascontiguousarray(bands[..., 1]), *place)
+    height = _read_band(scene.folder / scene.surface) - np.float32(scene.frame["origin"][2])
+    confidence = _read_band(scene.folder / scene.surface_confidence)
+    if height.shape != confidence.shape:
+        raise SceneError(
+            f"{scene.folder / scene.surface} and its confidence differ in size. Run skyfall-process again."
+        )
+    return ModelSurface(height, confidence, *scene.surface_grid)
+
+
+def _read_band(path: Path) -> Float32[np.ndarray, "h w"]:
+    band = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if band is None or band.ndim != 2 or band.dtype != np.float32:
+        raise SceneError(f"{path} cannot be read as heights or confidence. Run skyfall-process again.")
+    return band
 
 
 def _cameras(images: list[SceneImage], train_names: list[str], centre: np.ndarray, half: float) -> Cameras:

@@ -17,6 +17,9 @@ SEEN_TOLERANCE_M = 0.75
 UNSEEN_CONFIDENCE = 0.3  # factor for points that no view sees
 
 
+WALL_SPACINGS = 3.0  # points down a wall are this much sparser than on the ground: few views see them
+
+
 @dataclass(frozen=True)
 class Points:
     """A cloud in local metres with unit normals, colours and confidence in 0..1."""
@@ -84,7 +87,7 @@ def _walls(surface: Surface, stride: int):
         rise = np.nan_to_num(height[there] - height[here])
         wall = np.abs(rise) > WALL_JUMP_M
         low, high = np.minimum(height[here], height[there])[wall], np.maximum(height[here], height[there])[wall]
-        count = np.maximum(1, np.round((high - low) / spacing).astype(int) - 1)
+        count = np.maximum(1, np.round((high - low) / (WALL_SPACINGS * spacing)).astype(int) - 1)
         which = np.repeat(np.arange(len(count)), count)
         rank = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         level = low[which] + (high - low)[which] * (rank + 1) / (count[which] + 1)

@@ -1,0 +1,333 @@
+"""Vendor images to a scene folder: heights from ties, crop, tone, adjust, fit cameras, points, previews, reports."""
+
+import fnmatch
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from skyfall_ns.data.area import Area, common_ground
+from skyfall_ns.data.pictures import preview, write_png
+from skyfall_ns.data.ply import Cloud, write_ply
+from skyfall_ns.data.scene import Scene, SceneImage, Tone
+from skyfall_ns.data.tone import fit_tone
+from skyfall_ns.data.vendor import Crop, VendorImage, open_images, read_crop
+from skyfall_ns.errors import SceneError, SkyfallError
+from skyfall_ns.geo.adjust import Adjustment, adjust
+from skyfall_ns.geo.cameras import AffineCamera, CameraModel, camera_from_dict, fit_camera
+from skyfall_ns.geo.frame import LocalFrame
+from skyfall_ns.geo.points import Points, surface_points
+from skyfall_ns.geo.raster import write_raster
+from skyfall_ns.geo.rpc import RPC
+from skyfall_ns.geo.stereo import Surface, dense_surface
+from skyfall_ns.geo.ties import find_ties
+
+POINTING_MARGIN_PX = 24  # vendor RPCs point a few pixels wrong
+CROP_MARGIN_PX = 8
+BELOW_M, ABOVE_M = 10.0, 40.0  # of the ties' 1st and 99th height percentiles: ties prefer the ground to roofs
+GROUND_PERCENTILE = 10.0
+RESOLUTION_M = 0.5
+MAX_GROUND_POINTS = 150_000  # densification adds what is missing
+SURFACE, CONFIDENCE = "surface.tif", "surface_confidence.tif"
+PointsMode = Literal["dense", "sparse"]
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to process; the defaults are the command's."""
+
+    area: Area = field(default_factory=Area)
+    height_range_m: tuple[float, float] | None = None
+    camera: CameraModel = "quadratic"
+    adjust: bool = True
+    points: PointsMode = "dense"
+    test_images: tuple[str, ...] = ()
+    resolution_m: float = RESOLUTION_M
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that was found out about a scene: what reports tell."""
+
+    scene: Scene
+    vendor: tuple[VendorImage, ...]
+    adjustment: Adjustment
+    observations: Float64[ndarray, "n k 2"]  # ties, in pixels of the scene's crops
+    heights_m: Float64[ndarray, " n"]  # ellipsoidal, of the ties that were kept
+    surface: Surface | None
+    points: int
+    seconds: dict[str, float]
+
+
+class Stopwatch:
+    """Names the step under way, and how long each took."""
+
+    def __init__(self, announce: Announce) -> None:
+        self.seconds: dict[str, float] = {}
+        self._announce = announce
+
+    @contextmanager
+    def step(self, name: str, text: str) -> Iterator[None]:
+        """Time one step."""
+        self._announce(text)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@contextmanager
+def new_folder(target: Path, force: bool) -> Iterator[Path]:
+    """A folder beside `target` that takes its place when all went well, and vanishes when not.
+
+    Raises SceneError if `target` exists and `force` is not given, or is no scene.
+    """
+    target = target.absolute()
+    if target.exists():
+        if not force:
+            raise SceneError(f"{target} exists already. Choose another --output-dir, or pass --force to replace it.")
+        if not target.is_dir() or (any(target.iterdir()) and not (target / "scene.json").exists()):
+            raise SceneError(f"{target} is not a scene, so --force does not replace it. Choose another --output-dir.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
+    try:
+        partial.chmod(0o755)
+        yield partial
+        if target.exists():
+            old = partial.with_name(partial.name + ".old")
+            target.rename(old)
+            partial.rename(target)
+            shutil.rmtree(old)
+        else:
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def prepare(paths: Sequence[Path], folder: Path, options: Options, announce: Announce, progress=None) -> Prepared:
+    """Process images into `folder` (which exists and is empty) and write all but the reports.
+
+    `progress` (done, total) follows the dense surface. Raises SkyfallError on bad input.
+    """
+    watch = Stopwatch(announce)
+    with watch.step("read", f"Reading {len(paths)} images"):
+        vendor = open_images(paths)
+        search = _search_range(vendor, options.height_range_m)
+        rough, corners = _rough_crops(vendor, options.area, search)
+    with watch.step("ties", "Finding tie points"):
+        observations = _ties(vendor, rough, search)
+    with watch.step("adjust", f"Adjusting {len(vendor)} RPCs to {len(observations)} ties"):
+        rpcs = [v.rpc.cropped(c.col0, c.row0) for v, c in zip(vendor, rough, strict=True)]
+        adjustment = adjust(rpcs, observations, float(np.mean(search)), refine=options.adjust)
+    heights = adjustment.lonlath[adjustment.inliers, 2]
+    frame, box = _place(corners, vendor, heights, options)
+    with watch.step("crop", "Cropping and toning"):
+        images, crops = _scene_images(vendor, adjustment, frame, box, options)
+        offsets = np.array([[r.col0 - c.col0, r.row0 - c.row0] for r, c in zip(rough, crops, strict=True)])
+        _write_images(folder, images, crops)
+    scene = Scene(frame.to_dict(), box, tuple(images), folder=folder)
+    cameras = [_camera(image) for image in images]
+    if options.points == "dense":
+        with watch.step("surface", "Matching a dense surface"):
+            train = [i for i, image in enumerate(images) if image.split == "train"]
+            gray = [_gray(images[i].tone, crops[i]) for i in train]
+            surface = dense_surface(gray, [cameras[i] for i in train], box, options.resolution_m, progress=progress)
+            scene = _write_surface(scene, surface, frame, folder)
+        with watch.step("points", "Colouring points"):
+            chosen = [_toned(images[i].tone, crops[i]) for i in train]
+            points = surface_points(surface, chosen, [cameras[i] for i in train], _spacing_m(box, options))
+    else:
+        surface = None
+        with watch.step("points", "Colouring points"):
+            points = _tie_points(adjustment, frame, images, crops, cameras)
+    write_ply(folder / "points.ply", _cloud(points))
+    scene.save(folder)
+    count = len(points.xyz_m)
+    return Prepared(scene, tuple(vendor), adjustment, observations + offsets, heights, surface, count, watch.seconds)
+
+
+def _search_range(vendor: Sequence[VendorImage], asked: tuple[float, float] | None) -> tuple[float, float]:
+    """Ellipsoidal heights in which ties are looked for: the RPCs' common range, or what the user asked for."""
+    low = max(v.rpc.height_range_m[0] for v in vendor)
+    high = min(v.rpc.height_range_m[1] for v in vendor)
+    if high <= low:
+        raise SkyfallError("The RPCs of the --images have no height in common. Give images of the same place.")
+    if asked is None:
+        return low, high
+    if asked[1] <= asked[0]:
+        raise SkyfallError(f"--height-range {asked[0]:g} {asked[1]:g} is empty. Give the lower height first.")
+    if asked[0] < low or asked[1] > high:
+        raise SkyfallError(
+            f"--height-range {asked[0]:g} {asked[1]:g} leaves the RPCs' range of {low:.0f} to {high:.0f} m. "
+            "Give ellipsoidal heights within it, or leave the flag out."
+        )
+    return asked
+
+
+def _rough_crops(vendor: list[VendorImage], area: Area, search: tuple[float, float]):
+    """Windows that surely show the area whatever its height, and the area's corners (lon, lat)."""
+    corners = area.lonlat()
+    if corners is None:
+        middle = float(np.mean(search))
+        common_ground(vendor, middle)  # complain early where nothing overlaps
+        everything = [np.array([[0.0, 0.0], [v.width - 1.0, v.height - 1.0]]) for v in vendor]
+        return [read_crop(v, e, 0) for v, e in zip(vendor, everything, strict=True)], None
+    ends = np.concatenate([np.column_stack([corners, np.full(len(corners), h)]) for h in search])
+    return [read_crop(v, v.rpc.project(ends), POINTING_MARGIN_PX) for v in vendor], corners
+
+
+def _ties(vendor: Sequence[VendorImage], crops: Sequence[Crop], search: tuple[float, float]):
+    tones = [fit_tone([c.dn], [c.valid]) for c in crops]  # each image its own: SIFT wants contrast, not radiometry
+    gray = [np.round(255 * _toned(t, c, fill=0.0).mean(-1)).astype(np.uint8) for t, c in zip(tones, crops, strict=True)]
+    rpcs = [v.rpc.cropped(c.col0, c.row0) for v, c in zip(vendor, crops, strict=True)]
+    return find_ties(gray, rpcs, search, [c.valid for c in crops], [v.name for v in vendor])
+
+
+def _place(corners, vendor: list[VendorImage], heights: ndarray, options: Options):
+    """The local frame at the area's centre on the ground, and the scene's box in it."""
+    ground = float(np.percentile(heights, GROUND_PERCENTILE))
+    if corners is None:
+        corners = common_ground(vendor, float(np.median(heights)))
+    middle = 0.5 * (corners.min(0) + corners.max(0))
+    frame = LocalFrame.at(np.array([*middle, ground]))
+    local = frame.from_geodetic(np.column_stack([corners, np.full(len(corners), ground)]))[:, :2]
+    low, high = np.percentile(heights, [1, 99])
+    bottom, top = options.height_range_m or (low - BELOW_M, high + ABOVE_M)
+    box = np.array([[*local.min(0), bottom - ground], [*local.max(0), top - ground]])
+    if (box[1, :2] - box[0, :2]).min() < 10 * options.resolution_m:
+        raise SkyfallError("The area of interest is only a few metres wide. Give a larger one.")
+    return frame, box
+
+
+def _box_corners(box: ndarray) -> Float64[ndarray, "8 3"]:
+    return np.array([[x, y, z] for x in box[:, 0] for y in box[:, 1] for z in box[:, 2]])
+
+
+def _scene_images(vendor, adjustment: Adjustment, frame: LocalFrame, box: ndarray, options: Options):
+    """Images with cameras and crops around the box."""
+    ground = frame.to_geodetic(_box_corners(np.array([box[0], [*box[1, :2], max(0.0, box[0, 2])]])))
+    adjusted = [v.rpc.shifted(*shift) for v, shift in zip(vendor, adjustment.shifts_px, strict=True)]
+    crops = [read_crop(v, r.project(ground), CROP_MARGIN_PX) for v, r in zip(vendor, adjusted, strict=True)]
+    tone = fit_tone([c.dn for c in crops], [c.valid for c in crops])
+    images = []
+    for v, rpc, crop, shift in zip(vendor, adjusted, crops, adjustment.shifts_px, strict=True):
+        rpc = rpc.cropped(crop.col0, crop.row0)
+        camera = fit_camera(rpc, frame, box, crop.size, options.camera)
+        images.append(
+            SceneImage(
+                name=v.name,
+                path=f"images/{v.name}.tif",
+                width=crop.size[0],
+                height=crop.size[1],
+                camera=camera.to_dict(),
+                tone=tone,
+                mask=f"masks/{v.name}.png",
+                acquired=v.acquired,
+                sun_deg=v.sun_deg,
+                rpc=rpc.to_dict(),
+                shift_px=(float(shift[0]), float(shift[1])),
+                crop_px=(crop.col0, crop.row0),
+                source=v.path.name,
+            )
+        )
+    crops = [replace(c, valid=c.valid & _over_box(_camera(i), box)) for i, c in zip(images, crops, strict=True)]
+    return _split(images, options.test_images), crops
+
+
+def _split(images: list[SceneImage], globs: tuple[str, ...]) -> list[SceneImage]:
+    names = [image.name for image in images]
+    for glob in globs:
+        if not fnmatch.filter(names, glob):
+            raise SkyfallError(f"--test-images {glob} matches none of the images. They are: {', '.join(names)}.")
+    held = {name for glob in globs for name in fnmatch.filter(names, glob)}
+    if len(names) - len(held) < 2:
+        raise SkyfallError("--test-images leaves fewer than two images to work with. Hold out fewer.")
+    return [replace(image, split="test" if image.name in held else "train") for image in images]
+
+
+def _over_box(camera: AffineCamera, box: ndarray) -> ndarray:
+    """Pixels "h w" whose line of sight meets the box's area both at the ground and 10 m above it: where the scene can
+    explain what is seen."""
+    width, height = camera.size
+    direction = camera.view_direction()
+    inverse = np.linalg.inv(camera.matrix[:, :2])
+    colrow = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float64)
+    ground = (colrow - camera.matrix[:, 3]) @ inverse.T
+    inside = np.ones((height, width), bool)
+    for z in (max(box[0, 2], 0.0), min(box[1, 2], 10.0)):
+        point = ground + z * direction[:2] / direction[2]
+        inside &= ((point >= box[0, :2]) & (point <= box[1, :2])).all(-1)
+    return inside
+
+
+def _camera(image: SceneImage) -> AffineCamera:
+    camera = camera_from_dict(image.camera)
+    assert isinstance(camera, AffineCamera)
+    return camera
+
+
+def _toned(tone: Tone, crop: Crop, fill: float = np.nan) -> ndarray:
+    """Values in 0..1 "h w b" with `fill` where a pixel is not usable."""
+    return np.where(crop.valid[..., None], tone.apply(crop.dn), np.float32(fill))
+
+
+def _gray(tone: Tone, crop: Crop) -> ndarray:
+    return _toned(tone, crop).mean(-1).astype(np.float32)
+
+
+def _write_images(folder: Path, images: list[SceneImage], crops: list[Crop]) -> None:
+    for sub in ("images", "masks", "previews"):
+        (folder / sub).mkdir()
+    for image, crop in zip(images, crops, strict=True):
+        assert image.rpc is not None
+        rpc = RPC.from_dict(image.rpc)
+        write_raster(folder / image.path, crop.dn.transpose(2, 0, 1), rpc=rpc)
+        rpc.write_rpb((folder / image.path).with_suffix(".RPB"))
+        write_png(folder / f"masks/{image.name}.png", np.where(crop.valid, 255, 0).astype(np.uint8))
+        write_png(folder / f"previews/{image.name}.png", preview(image.tone.apply(crop.dn)))
+
+
+def _write_surface(scene: Scene, surface: Surface, frame: LocalFrame, folder: Path) -> Scene:
+    """surface.tif (ellipsoidal height) and surface_confidence.tif (0..1), in the frame's CRS; one band each, because
+    not every reader takes two."""
+    grid, height = surface.grid, surface.height_m + np.float32(frame.origin[2])
+    place = {"crs": frame.crs, "transform": grid.transform(frame.origin)}
+    tags = {"HEIGHTS": "ellipsoidal (WGS84), metres"}
+    write_raster(folder / SURFACE, height[None], nodata=float("nan"), tags=tags, band_names=("height",), **place)
+    write_raster(folder / CONFIDENCE, surface.confidence[None], band_names=("confidence in 0..1",), **place)
+    corner = (grid.x_min_m, grid.y_max_m, grid.resolution_m)
+    return replace(scene, surface=SURFACE, surface_confidence=CONFIDENCE, surface_grid=corner)
+
+
+def _spacing_m(box: ndarray, options: Options) -> float:
+    """Distance of points on the ground: a cell, or more where that would be too many splats to start from."""
+    width, depth, _ = box[1] - box[0]
+    return max(options.resolution_m, float(np.sqrt(width * depth / MAX_GROUND_POINTS)))
+
+
+def _tie_points(adjustment: Adjustment, frame: LocalFrame, images, crops, cameras) -> Points:
+    """The kept ties as points, coloured by the first image that shows them."""
+    xyz = frame.from_geodetic(adjustment.lonlath[adjustment.inliers])
+    colors = np.full((len(xyz), 3), 0.5, np.float32)
+    open_points = np.ones(len(xyz), bool)
+    for image, crop, camera in zip(images, crops, cameras, strict=True):
+        colrow = np.round(camera.project(xyz)).astype(int)
+        inside = open_points & ((colrow >= 0) & (colrow < crop.size)).all(-1)
+        values = image.tone.apply(crop.dn[colrow[inside, 1], colrow[inside, 0]])
+        colors[inside] = np.broadcast_to(values, (inside.sum(), 3))
+        open_points &= ~inside
+    up = np.tile(np.array([0, 0, 1], np.float32), (len(xyz), 1))
+    return Points(xyz, up, colors, np.ones(len(xyz), np.float32))
+
+
+def _cloud(points: Points) -> Cloud:
+    rgb = np.round(255 * np.clip(np.nan_to_num(points.colors, nan=0.5), 0, 1)).astype(np.uint8)
+    return Cloud(points.xyz_m, points.normals, rgb, points.confidence)
