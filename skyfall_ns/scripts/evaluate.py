@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
@@ -29,21 +29,21 @@ class Dsm:
         from skyfall_ns.geo.dsm import compare_dsm
         from skyfall_ns.geo.raster import read_raster
 
-        result = compare_dsm(read_raster(self.pred), read_raster(self.ref))
+        names = (str(self.pred), str(self.ref))
+        result = compare_dsm(read_raster(self.pred), read_raster(self.ref), names)
         print(_table(result.report))
         if self.json:
             write_json(self.json, result.report)
         if self.map:
             from skyfall_ns.data.pictures import difference_map, write_png
 
+            self.map.parent.mkdir(parents=True, exist_ok=True)
             write_png(self.map, difference_map(result.difference_m))
 
 
-Command = Annotated[Dsm, tyro.conf.subcommand("dsm")]
-
-
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write JSON by way of a temporary file."""
+    """Write JSON by way of a temporary file, in a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
         temporary.write_text(json.dumps(data, indent=1) + "\n")
