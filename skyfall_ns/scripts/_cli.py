@@ -1,8 +1,11 @@
-"""What every command shares: argument parsing, and errors that end in one message and exit code 1."""
+"""What every command shares: errors that end in one message and exit code 1, and reports written whole."""
 
 import errno
+import json
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from skyfall_ns.errors import SkyfallError
@@ -37,6 +40,17 @@ def run(command: Callable[[], Any]) -> None:
         _fail(message)
     except KeyboardInterrupt:
         _fail("Interrupted.", code=130)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write JSON by way of a temporary file, in a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_text(json.dumps(data, indent=1) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _fail(message: str, code: int = 1) -> None:

@@ -1,14 +1,12 @@
 """`skyfall-eval`: scores of what came out."""
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from skyfall_ns.scripts._cli import run
+from skyfall_ns.scripts._cli import run, write_json
 
 
 @dataclass(frozen=True)
@@ -39,17 +37,6 @@ class Dsm:
 
             self.map.parent.mkdir(parents=True, exist_ok=True)
             write_png(self.map, difference_map(result.difference_m))
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write JSON by way of a temporary file, in a folder that is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(json.dumps(data, indent=1) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _table(report: dict[str, Any]) -> str:

@@ -1,0 +1,62 @@
+"""`skyfall-path orbit` as people call it."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skyfall_ns.data.scene import Scene, SceneImage, Tone
+from skyfall_ns.scripts import path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A run's files, 200 x 150 m around (10, -5), at one unit per 100 m."""
+    scene = tmp_path / "scene"
+    scene.mkdir()
+    (scene / "a.tif").touch()
+    image = SceneImage("a", "a.tif", 4, 4, {"model": "affine"}, Tone((0.0,), (1.0,)))
+    box = np.array([[-90.0, -80.0, -5.0], [110.0, 70.0, 40.0]])
+    Scene({"crs": "EPSG:32637", "origin": [3e5, 4e6, 700.0]}, box, (image,), points=None).save(scene)
+    config = tmp_path / "config.yml"
+    config.write_text(f"pipeline: {{datamanager: {{data: ['{scene}']}}}}\n")
+    transform = [[1, 0, 0, -10.0], [0, 1, 0, 5.0], [0, 0, 1, 0]]
+    (tmp_path / "dataparser_transforms.json").write_text(json.dumps({"transform": transform, "scale": 0.01}))
+    return config
+
+
+def call(monkeypatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["skyfall-path", *map(str, arguments)])
+    path.main()
+
+
+def test_metres_become_model_units(config, tmp_path, monkeypatch):
+    out = tmp_path / "new" / "path.json"
+    options = ("--radius", 300, "--elevation", 30, "--frames", 4, "--width", 320, "--height", 180, "--fps", 2)
+    call(monkeypatch, "orbit", "--load-config", config, "--output", out, *options)
+    data = json.loads(out.read_text())
+    assert (data["render_width"], data["render_height"], data["seconds"]) == (320, 180, 2.0)
+    poses = np.array([frame["camera_to_world"] for frame in data["camera_path"]]).reshape(-1, 4, 4)
+    np.testing.assert_allclose(poses[0, :3, 3], [0, -3 * np.cos(np.radians(30)), 1.5], atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(poses[:, :3, 3], axis=1), 3.0)
+
+
+def test_by_default_the_scene_fills_the_picture(config, tmp_path, monkeypatch):
+    call(monkeypatch, "orbit", "--load-config", config, "--output", tmp_path / "path.json")
+    data = json.loads((tmp_path / "path.json").read_text())
+    assert len(data["camera_path"]) == 120 and data["seconds"] == 4.0
+    distance = np.linalg.norm(np.reshape(data["camera_path"][7]["camera_to_world"], (4, 4))[:3, 3])
+    assert distance == pytest.approx(1.25 / np.tan(np.radians(25)))
+
+
+@pytest.mark.parametrize(
+    "options", [("--elevation", 0), ("--elevation", 120), ("--radius", -1), ("--fov", 180), ("--frames", 0)]
+)
+def test_bad_numbers_end_in_two_sentences(options, config, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        call(monkeypatch, "orbit", "--load-config", config, "--output", tmp_path / "path.json", *options)
+    message = capsys.readouterr().err
+    assert exit_.value.code == 1 and options[0] in message and message.count(". ") == 1
+    assert not (tmp_path / "path.json").exists()
