@@ -30,15 +30,15 @@ NEWTON_STEPS = 20
 NEWTON_PX = 1e-8
 
 
-def _monomials(lon: ndarray, lat: ndarray, height: ndarray) -> Float64[ndarray, "20 *n"]:
-    """RPC00B order."""
+def monomials(lon: ndarray, lat: ndarray, height: ndarray) -> Float64[ndarray, "20 *n"]:
+    """The 20 monomials of normalised lon, lat and height, in RPC00B order."""
     L, P, H = lon, lat, height
     rows = [np.ones_like(L), L, P, H, L * P, L * H, P * H, L * L, P * P, H * H]
     rows += [P * L * H, L**3, L * P * P, L * H * H, L * L * P, P**3, P * H * H, L * L * H, P * P * H, H**3]
     return np.stack(rows)
 
 
-def _monomials_by_lon_lat(lon: ndarray, lat: ndarray, height: ndarray) -> tuple[ndarray, ndarray]:
+def _slopes_of_monomials(lon: ndarray, lat: ndarray, height: ndarray) -> tuple[ndarray, ndarray]:
     """Derivatives of the monomials by normalised lon and by normalised lat."""
     L, P, H = lon, lat, height
     zero, one = np.zeros_like(L), np.ones_like(L)
@@ -130,7 +130,7 @@ class RPC:
 
     def project(self, lonlath: ndarray) -> Float64[ndarray, "*n 2"]:
         """(col, row) of points given as (lon deg, lat deg, ellipsoidal height m)."""
-        sums = np.tensordot(self._matrices(), _monomials(*self._normalised(lonlath)), 1)
+        sums = np.tensordot(self._matrices(), monomials(*self._normalised(lonlath)), 1)
         col = self.samp_scale * sums[0] / sums[1] + self.samp_off
         return np.stack([col, self.line_scale * sums[2] / sums[3] + self.line_off], -1)
 
@@ -164,8 +164,8 @@ class RPC:
     def _normalised_image(self, lon: ndarray, lat: ndarray, height: ndarray) -> tuple[ndarray, ndarray, ndarray]:
         """Normalised (col, row) and its derivatives by normalised lon and lat."""
         matrices = self._matrices()
-        value = np.tensordot(matrices, _monomials(lon, lat, height), 1)
-        slopes = [np.tensordot(matrices, m, 1) for m in _monomials_by_lon_lat(lon, lat, height)]
+        value = np.tensordot(matrices, monomials(lon, lat, height), 1)
+        slopes = [np.tensordot(matrices, m, 1) for m in _slopes_of_monomials(lon, lat, height)]
         ratio = np.stack([value[0] / value[1], value[2] / value[3]], -1)
         by = [
             np.stack([(s[0] - ratio[..., 0] * s[1]) / value[1], (s[2] - ratio[..., 1] * s[3]) / value[3]], -1)
