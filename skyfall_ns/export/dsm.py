@@ -10,6 +10,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.ndimage import map_coordinates
 
+from skyfall_ns.errors import CrsError
 from skyfall_ns.geo.frame import TOPOCENTRIC, LocalFrame, parse_crs, utm_crs
 from skyfall_ns.geo.raster import Grid, write_raster
 
@@ -55,11 +56,14 @@ def render_dsm(
     """The scene's heights on a north-up grid of `resolution_m`.
 
     In the frame's own CRS the grid is rendered as it is; in another one (or for topocentric frames: the UTM zone by
-    default) a finer local grid is rendered and resampled. Raises CrsError for a CRS that is not projected in metres.
+    default) a finer local grid is rendered and resampled. Raises CrsError for a CRS that is not projected in metres, or
+    that has heights of its own.
     """
     if crs is None:
         crs = frame.crs if frame.crs != TOPOCENTRIC else utm_crs(*frame.origin[:2])
     LocalFrame(crs, (0.0, 0.0, 0.0))  # complain about geographic systems: cells would not be square metres
+    if parse_crs(crs).is_compound:  # geoid grids may be missing, and then PROJ would not change heights at all
+        raise CrsError(f"{crs} has heights of its own, but the DSM's are ellipsoidal. Name its horizontal part only.")
     if parse_crs(crs) == (parse_crs(frame.crs) if frame.crs != TOPOCENTRIC else None):
         grid = Grid.over(box_m, resolution_m)
         return Dsm(_heights(model, grid) + frame.origin[2], crs, grid.transform(frame.origin))

@@ -30,8 +30,7 @@ class Dsm:
 
         if not 0.01 <= self.resolution <= 100:
             raise SkyfallError(f"--resolution {self.resolution} is not a sensible cell size. Give 0.01 to 100 metres.")
-        if not self.output.absolute().parent.is_dir():
-            raise SkyfallError(f"{self.output.absolute().parent} does not exist. Make the folder, or choose another.")
+        self.output.parent.mkdir(parents=True, exist_ok=True)
         model = load_run(self.load_config)
         scene = model.on_model.scene
         dsm = render_dsm(model, LocalFrame.from_dict(scene.frame), scene.box_m, self.resolution, self.crs)
