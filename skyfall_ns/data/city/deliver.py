@@ -195,7 +195,7 @@ def _write_obliques(folder: Path, city: City, frame: LocalFrame, done: Callable[
         for k in range(OBLIQUE_AZIMUTHS):
             azimuth = 360.0 * k / OBLIQUE_AZIMUTHS + 30.0
             camera = _look_at(elevation, azimuth, radius)
-            light = render_pinhole(city, camera, intrinsics, (OBLIQUE_PX, OBLIQUE_PX), sun)
+            light = render_pinhole(city, camera, intrinsics, (OBLIQUE_PX, OBLIQUE_PX), sun, samples=2)
             name = f"e{elevation:.0f}_a{azimuth:03.0f}.png"
             write_png(folder / name, preview(np.clip(light, 0, 1) ** (1 / 2.2)))
             rows.append({
