@@ -122,6 +122,8 @@ def write_raster(
     if transform is not None:
         profile["transform"] = transform
     profile |= {"driver": "COG"} if cog else {"driver": "GTiff", "interleave": "pixel"}
+    if bands.shape[0] == 3 and not cog:
+        profile["photometric"] = "RGB"  # else 16-bit colour counts as gray with two extras, and OpenCV reads the first
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
