@@ -195,10 +195,10 @@ class RPC:
         """Write the DigitalGlobe `.RPB` text form that GDAL and most programs read; by way of a temporary file."""
         lines = ['satId = "????";', 'bandId = "?";', 'SpecId = "RPC00B";', "BEGIN_GROUP = IMAGE"]
         lines += ["\terrBias = 0.0;", "\terrRand = 0.0;"]
-        lines += [f"\t{name}Offset = {getattr(self, key + '_off')!r};" for name, key in _RPB_NAMES]
-        lines += [f"\t{name}Scale = {getattr(self, key + '_scale')!r};" for name, key in _RPB_NAMES]
+        lines += [f"\t{name}Offset = {float(getattr(self, key + '_off'))!r};" for name, key in _RPB_NAMES]
+        lines += [f"\t{name}Scale = {float(getattr(self, key + '_scale'))!r};" for name, key in _RPB_NAMES]
         for name, key in zip(_RPB_COEFFICIENTS, COEFFICIENTS, strict=True):
-            values = ",\n".join(f"\t\t\t{v!r}" for v in getattr(self, key))
+            values = ",\n".join(f"\t\t\t{float(v)!r}" for v in getattr(self, key))
             lines.append(f"\t{name} = (\n{values});")
         text = "\n".join([*lines, "END_GROUP = IMAGE", "END;", ""])
         temporary = Path(path).with_name(f".{Path(path).name}.partial")

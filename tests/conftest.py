@@ -1,0 +1,21 @@
+"""Shared fixtures: where the real satellite sets are, if they are."""
+
+from pathlib import Path
+
+import pytest
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real satellite sets; tests that need it are skipped where it is absent."""
+    if not (REAL / "kahramanmaras_west").is_dir():
+        pytest.skip(f"the real satellite sets are not at {REAL.name}")
+    return REAL
+
+
+@pytest.fixture(scope="session")
+def kahramanmaras(real_data: Path) -> list[Path]:
+    """Four Pléiades images with vendor RPCs."""
+    return sorted((real_data / "kahramanmaras_west/images").glob("*.tif"))
