@@ -19,3 +19,13 @@ def real_data() -> Path:
 def kahramanmaras(real_data: Path) -> list[Path]:
     """Four Pléiades images with vendor RPCs."""
     return sorted((real_data / "kahramanmaras_west/images").glob("*.tif"))
+
+
+@pytest.fixture(scope="session")
+def city_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A processed synthetic city; tests only read it."""
+    from scenes import make_city_scene
+
+    folder = tmp_path_factory.mktemp("city") / "scene"
+    make_city_scene(folder)
+    return folder

@@ -33,7 +33,7 @@ def random_camera(seed=0, curved=True):
 @pytest.mark.parametrize("model", ["affine", "quadratic"])
 def test_recovers_its_own_kind_exactly(model):
     truth = random_camera(curved=model == "quadratic")
-    box = BOX + [40.0, -25.0, 5.0]  # not around the origin: the terms mix
+    box = BOX + np.array([40.0, -25.0, 5.0])  # not around the origin: the terms mix
     fitted = fit_camera(Exactly(truth), Same(), box, truth.size, model)
     assert fitted.model == model
     assert fitted.fit_px[1] < 1e-8
