@@ -232,6 +232,7 @@ def _scene_images(vendor, adjustment: Adjustment, frame: LocalFrame, box: ndarra
                 mask=f"masks/{v.name}.png",
                 acquired=v.acquired,
                 sun_deg=v.sun_deg,
+                sun_direction=None if v.sun_deg is None else frame.direction(*v.sun_deg),
                 rpc=rpc.to_dict(),
                 shift_px=(float(shift[0]), float(shift[1])),
                 crop_px=(crop.col0, crop.row0),

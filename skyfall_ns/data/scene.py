@@ -48,6 +48,7 @@ class SceneImage:
     mask: str | None = None  # 8-bit PNG, 0 = not to be used
     acquired: str | None = None  # ISO 8601
     sun_deg: tuple[float, float] | None = None  # azimuth from true north, elevation
+    sun_direction: tuple[float, float, float] | None = None  # unit vector to the sun in the local frame
     rpc: Mapping[str, Any] | None = None  # adjusted, of the crop
     shift_px: tuple[float, float] = (0.0, 0.0)  # what the adjustment added to (SAMP_OFF, LINE_OFF)
     crop_px: tuple[int, int] = (0, 0)  # first column and row of the crop in the vendor's file
@@ -186,6 +187,7 @@ def _image_from_json(row: dict[str, Any]) -> SceneImage:
         mask=_inside(row["mask"]),
         acquired=row["acquired"],
         sun_deg=None if row["sun_deg"] is None else (float(row["sun_deg"][0]), float(row["sun_deg"][1])),
+        sun_direction=None if row["sun_direction"] is None else _vector(row["sun_direction"]),
         rpc=row["rpc"],
         shift_px=(float(row["shift_px"][0]), float(row["shift_px"][1])),
         crop_px=(int(row["crop_px"][0]), int(row["crop_px"][1])),
@@ -200,6 +202,13 @@ def _inside(path: str | None) -> str | None:
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise ValueError(f"path {path!r} leaves the scene folder")
     return path
+
+
+def _vector(values: Any) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in values)
+    if not 0.99 < math.hypot(x, y, z) < 1.01:
+        raise ValueError("sun_direction is not a unit vector")
+    return x, y, z
 
 
 def _grid(values: Any) -> tuple[float, float, float] | None:

@@ -20,7 +20,7 @@ from skyfall_ns.data.ply import Cloud, read_ply
 from skyfall_ns.data.scene import Scene, SceneImage
 from skyfall_ns.errors import SceneError
 from skyfall_ns.geo.cameras import AffineCamera, camera_from_dict
-from skyfall_ns.models.view import IMAGE_KEY, QUADRATIC_KEY, ROWS_KEY, satellite_rows
+from skyfall_ns.models.view import IMAGE_KEY, QUADRATIC_KEY, ROWS_KEY, SUN_KEY, satellite_rows
 
 MODEL_PER_METRE = 0.01
 PROXY_DISTANCE = 4.0  # half widths of the scene, from its centre to a frustum
@@ -46,6 +46,7 @@ class SceneOnModel:
     scale: float  # model units per metre
     surface: ModelSurface | None
     image_names: tuple[str, ...]  # of the training images, in order
+    suns: tuple[tuple[float, float, float] | None, ...]  # directions to the sun of the training images, local frame
     point_spacing_m: float
 
 
@@ -84,6 +85,7 @@ class SkyfallDataParser(DataParser):
             scale=MODEL_PER_METRE,
             surface=read_surface(scene),
             image_names=tuple(image.name for image in train),
+            suns=tuple(image.sun_direction for image in train),
             point_spacing_m=_spacing(scene, cloud),
         )
         transform = torch.eye(4)[:3]
@@ -156,7 +158,7 @@ def _read_band(path: Path) -> Float32[np.ndarray, "h w"]:
 
 
 def _cameras(images: list[SceneImage], train_names: list[str], centre: np.ndarray, half: float) -> Cameras:
-    poses, focals, rows, quadratics, indices = [], [], [], [], []
+    poses, focals, rows, quadratics, suns, indices = [], [], [], [], [], []
     for image in images:
         camera = camera_from_dict(image.camera)
         if not isinstance(camera, AffineCamera):
@@ -167,6 +169,7 @@ def _cameras(images: list[SceneImage], train_names: list[str], centre: np.ndarra
         quadratics.append(quadratic)
         poses.append(_proxy_pose(camera, PROXY_DISTANCE * half))
         focals.append(0.5 * max(image.width, image.height) * PROXY_DISTANCE)
+        suns.append(image.sun_direction or (0.0, 0.0, 0.0))
         indices.append(train_names.index(image.name) if image.name in train_names else -1)
     widths, heights = (torch.tensor([getattr(image, n) for image in images]) for n in ("width", "height"))
     return Cameras(
@@ -181,6 +184,7 @@ def _cameras(images: list[SceneImage], train_names: list[str], centre: np.ndarra
         metadata={
             ROWS_KEY: torch.from_numpy(np.stack(rows)),
             QUADRATIC_KEY: torch.from_numpy(np.stack(quadratics)),
+            SUN_KEY: torch.tensor(suns, dtype=torch.float64),
             IMAGE_KEY: torch.tensor(indices)[:, None],
         },
     )

@@ -118,6 +118,12 @@ class LocalFrame:
         lon, lat, _ = self.to_geodetic(np.zeros(3))
         return float(Proj(parse_crs(self.crs)).get_factors(lon, lat).meridian_convergence)
 
+    def direction(self, azimuth_deg: float, elevation_deg: float) -> tuple[float, float, float]:
+        """Unit vector in the frame of an azimuth from true north (clockwise) and an elevation at the origin."""
+        azimuth, elevation = math.radians(azimuth_deg - self.convergence_deg()), math.radians(elevation_deg)
+        flat = math.cos(elevation)
+        return flat * math.sin(azimuth), flat * math.cos(azimuth), math.sin(elevation)
+
     def to_dict(self) -> dict[str, Any]:
         """{"crs", "origin"}, as in scene.json."""
         return {"crs": self.crs, "origin": list(self.origin)}

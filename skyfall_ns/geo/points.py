@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 from numpy import ndarray
+from scipy.ndimage import minimum_filter
 
 from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.geo.stereo import Surface
@@ -17,6 +18,7 @@ SEEN_TOLERANCE_M = 0.75
 UNSEEN_CONFIDENCE = 0.3  # factor for points that no view sees
 
 
+RIM_M = 2.0  # how far buildings may be too wide
 WALL_SPACINGS = 3.0  # points down a wall are this much sparser than on the ground: few views see them
 
 
@@ -42,8 +44,8 @@ def surface_points(
     views that see the point; where none does, over all views, and the confidence falls.
     """
     stride = max(1, round((spacing_m or 0.0) / surface.grid.resolution_m))
-    ground, walls = _cells(surface, stride), _walls(surface, stride)
-    xyz, normals, confidence = (np.concatenate(parts) for parts in zip(ground, walls, strict=True))
+    parts = _cells(surface, stride), _walls(surface, stride), _feet(surface, stride)
+    xyz, normals, confidence = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     colors, seen = _colors(surface, images, cameras, xyz, normals)
     confidence = np.where(seen, confidence, UNSEEN_CONFIDENCE * confidence).astype(np.float32)
     return Points(xyz, normals.astype(np.float32), colors, confidence)
@@ -98,6 +100,19 @@ def _walls(surface: Surface, stride: int):
         weaker = np.minimum(confidence[here], confidence[there])[wall][which]
         parts.append((np.stack([*middle, level], axis=-1), normal, weaker))
     return tuple(np.concatenate(p) for p in zip(*parts, strict=True))
+
+
+def _feet(surface: Surface, stride: int):
+    """A second point at the lower height under cells near the upper side of a wall: matching windows make buildings
+    too wide, and training can only uncover ground that is there."""
+    x, y, height, confidence = _picked(surface, stride)
+    reach = 2 * max(1, round(RIM_M / (stride * surface.grid.resolution_m))) + 1
+    lowest = minimum_filter(np.where(np.isfinite(height), height, np.inf), size=reach)
+    rim = np.isfinite(height) & np.isfinite(lowest) & (height - lowest > WALL_JUMP_M)
+    up = np.zeros((int(rim.sum()), 3))
+    up[:, 2] = 1.0
+    xyz = np.stack([x, y, lowest], axis=-1)[rim].astype(np.float64)
+    return xyz, up, 0.3 * confidence[rim]
 
 
 def _colors(surface: Surface, images, cameras, xyz, normals) -> tuple[Float32[ndarray, "n 3"], Bool[ndarray, " n"]]:

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.models.view import DEPTH_OFFSET, View, nadir_view
+
+RIM_M, STEP_M = 2.0, 1.5  # how far buildings may be too wide; heights that differ by more have a wall between them
 
 
 def height_m(depth: Float[Tensor, "*n"], on_model: SceneOnModel) -> Float[Tensor, "*n"]:
@@ -19,6 +22,15 @@ def nadir_over(on_model: SceneOnModel, x_min_m: float, y_max_m: float, cell_m: f
     """The nadir view of a north-up grid given in local metres."""
     s, centre = on_model.scale, on_model.centre_m
     return nadir_view((x_min_m - centre[0]) * s, (y_max_m - centre[1]) * s, cell_m * s, width, height)
+
+
+def rims(heights: Float[Tensor, "h w"], cell_m: float) -> Bool[Tensor, "h w"]:
+    """Cells near the upper side of a wall: matching windows make buildings too wide, so stereo does not know whether
+    these are roof or ground."""
+    reach = 2 * max(1, round(RIM_M / cell_m)) + 1
+    filled = torch.where(torch.isfinite(heights), heights, torch.full_like(heights, torch.inf))
+    lowest = -max_pool2d(-filled[None, None], reach, stride=1, padding=reach // 2)[0, 0]
+    return heights - lowest > STEP_M
 
 
 @dataclass(frozen=True)
@@ -39,5 +51,6 @@ class HeightTarget:
         heights = torch.from_numpy(surface.height_m).to(device)
         known = torch.isfinite(heights)
         weight = torch.from_numpy(surface.confidence).to(device) * known
+        weight = weight * ~rims(heights, surface.resolution_m)
         view = nadir_over(on_model, surface.x_min_m, surface.y_max_m, surface.resolution_m, columns, rows)
         return cls(view, torch.where(known, heights, torch.zeros_like(heights)), weight)

@@ -20,8 +20,9 @@ from skyfall_ns.models import losses
 from skyfall_ns.models.heights import HeightTarget, height_m, nadir_over
 from skyfall_ns.models.metrics import image_scores
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
+from skyfall_ns.models.shadows import Sunlight
 from skyfall_ns.models.tone import ImageTone
-from skyfall_ns.models.view import View, bend, image_of, view_of
+from skyfall_ns.models.view import View, bend, image_of, sun_of, view_of
 
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic
 NAMES = ("means", "scales", "quats", "features_dc", "opacities")
@@ -38,7 +39,7 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """A random background closes holes: what shines through can never match an image."""
     start_opacity: float = 0.5
     """Opacity of new splats (training.md's prototypes and Skyfall-GS: 0.5)."""
-    start_scale: float = 1.0
+    start_scale: float = 0.6
     """Size of new splats (standard deviation) relative to the points' spacing."""
     max_scale_m: float = 2.0
     """Longest axis (standard deviation) a splat may have, metres."""
@@ -52,6 +53,10 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """Weight per metre of the total variation of rendered heights."""
     closed_weight: float = 0.1
     """Weight of what shines through the surface seen from straight above."""
+    shadows: bool = True
+    """Shade splats by the shadows of each image's date, where the sun's place is known."""
+    shadows_every: int = 200
+    """Steps after which an image's shadows are computed anew."""
     densify: bool = True
     """Let gsplat's strategy split, duplicate and prune splats."""
     warmup_length: int = 500
@@ -80,6 +85,7 @@ class SkyfallModel(SplatfactoModel):
         assert self.seed_points is not None
         self.gauss_params = nn.ParameterDict(self._start(*self.seed_points))
         self.tone = ImageTone(self.num_train_data)
+        self.sunlight = Sunlight(list(self.on_model.suns), self.on_model.scale)
         self.camera_optimizer: CameraOptimizer = self.config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
         )
@@ -147,8 +153,8 @@ class SkyfallModel(SplatfactoModel):
         return {name: [self.gauss_params[name]] for name in NAMES}
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Splats and tones."""
-        return self.get_gaussian_param_groups() | {"tone": list(self.tone.parameters())}
+        """Splats, tones and light."""
+        return self.get_gaussian_param_groups() | {"tone": [*self.tone.parameters(), *self.sunlight.parameters()]}
 
     def load_state_dict(self, dict: dict[str, Tensor], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load splats of any number into the live parameters; the host's version replaces them behind the optimizers'
@@ -166,13 +172,28 @@ class SkyfallModel(SplatfactoModel):
         return Gaussians(means, quats, scales.exp(), opacities.sigmoid().squeeze(-1))
 
     def render(
-        self, view: View, image: int | None = None, *, absgrad: bool = False, keep: Tensor | None = None
+        self,
+        view: View,
+        image: int | None = None,
+        *,
+        sun: tuple[float, float, float] | None = None,
+        absgrad: bool = False,
+        keep: Tensor | None = None,
     ) -> Rendering:
-        """Draw a view with the look of a training image (None: the canonical look)."""
-        colors = self.tone(self.base_colors(), image)
+        """Draw a view with the look of a training image (None: the canonical look, shaded for `sun`)."""
+        colors = self.tone(self.sunlight.shade(self.base_colors(), self._lit(image, sun), image), image)
         splats = self.gaussians(keep)
         bent = Gaussians(bend(splats.means, view), splats.quats, splats.scales, splats.opacities)
         return pick_rasterizer(self.means.device)(bent, colors if keep is None else colors[keep], view, absgrad=absgrad)
+
+    def _lit(self, image: int | None, sun: tuple[float, float, float] | None) -> Tensor | None:
+        if not self.config.shadows:
+            return None
+        means = self.means.detach()
+        if image is not None:
+            every = self.config.shadows_every if self.training else 1_000_000
+            return self.sunlight.lit_in(image, means, self.step, every, self.render_depth)
+        return None if sun is None else self.sunlight.lit_from(sun, means, self.step, self.render_depth)
 
     def render_depth(self, view: View) -> Rendering:
         """Depth and alpha only."""
@@ -186,7 +207,8 @@ class SkyfallModel(SplatfactoModel):
         keep = None
         if self.crop_box is not None and not self.training:
             keep = self.crop_box.within(self.means).squeeze(-1)
-        result = self.render(view, image, absgrad=self.training and self.strategy.absgrad, keep=keep)
+        sun = None if image is not None else sun_of(camera)
+        result = self.render(view, image, sun=sun, absgrad=self.training and self.strategy.absgrad, keep=keep)
         self.last_size = (view.height, view.width)
         if self.training:
             self.info = result.info

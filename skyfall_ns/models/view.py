@@ -17,7 +17,8 @@ from skyfall_ns.geo.cameras import AffineCamera
 
 HALF_PIXEL = 0.5
 DEPTH_OFFSET = 20.0  # model units (2 km): satellite depths stay positive, and small enough for float32
-ROWS_KEY, QUADRATIC_KEY, IMAGE_KEY = "satellite_rows", "satellite_quadratic", "satellite_image"
+ROWS_KEY, QUADRATIC_KEY = "satellite_rows", "satellite_quadratic"
+IMAGE_KEY, SUN_KEY = "satellite_image", "satellite_sun"
 
 
 @dataclass(frozen=True)
@@ -97,3 +98,12 @@ def image_of(camera: Cameras) -> int | None:
         index = int(metadata[IMAGE_KEY].reshape(-1)[0])
         return index if index >= 0 else None
     return int(metadata["cam_idx"]) if "cam_idx" in metadata else None
+
+
+def sun_of(camera: Cameras) -> tuple[float, float, float] | None:
+    """Direction to the sun (local frame) when a satellite image was taken; None for free cameras and unknown suns."""
+    direction = (camera.metadata or {}).get(SUN_KEY)
+    if direction is None or not bool(direction.any()):
+        return None
+    x, y, z = direction.reshape(-1).tolist()
+    return x, y, z

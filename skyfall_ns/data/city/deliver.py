@@ -105,8 +105,7 @@ def _triple(values: ndarray) -> tuple[float, float, float]:
 def sun_vector(moment: datetime, frame: LocalFrame) -> tuple[tuple[float, float], Float64[ndarray, "3"]]:
     """(azimuth from true north, elevation) and the unit vector to the sun in the frame."""
     azimuth, elevation = sun_position(moment, *PLACE[:2])
-    a, e = math.radians(azimuth - frame.convergence_deg()), math.radians(elevation)
-    return (azimuth, elevation), np.array([math.sin(a) * math.cos(e), math.cos(a) * math.cos(e), math.sin(e)])
+    return (azimuth, elevation), np.array(frame.direction(azimuth, elevation))
 
 
 def _write_view(folder: Path, city: City, frame: LocalFrame, number: int, look: _Look, seed: int) -> Path:

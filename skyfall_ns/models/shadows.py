@@ -1,0 +1,103 @@
+"""Cast shadows: which splats the sun reaches at an image's date (EOGS' largest gain), looked up in a depth map drawn
+from the sun's direction.
+
+A splat that lies behind what the sun sees by d metres keeps exp(-sharpness d) of the sun, sharpness 0.4 per metre as in
+EOGS. Shadows follow the splats without gradients: geometry is for stereo and photometry to find.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import grid_sample
+
+from skyfall_ns.models.rasterizers import Rendering
+from skyfall_ns.models.view import View
+
+SHARPNESS_PER_M = 0.4  # EOGS
+FORGIVEN_M = 0.7  # depth differences that are the splats' own thickness
+CELL_M = 0.7  # of the sun's depth map
+AMBIENT_START = 0.5  # of the colour in full shadow, after the tone curve
+
+
+def sun_view(direction: Float[Tensor, "3"], low: Float[Tensor, "3"], high: Float[Tensor, "3"], cell: float) -> View:
+    """A parallel view of the box (low, high) from `direction` (towards the light), `cell` model units per pixel; depth
+    is measured from a plane in front of the box, so that it is positive."""
+    towards = direction.double() / direction.double().norm()
+    side = torch.tensor([1.0, 0.0, 0.0] if abs(towards[0]) < 0.9 else [0.0, 1.0, 0.0], dtype=torch.float64)
+    right = torch.nn.functional.normalize(side - (side @ towards) * towards, dim=0)
+    down = torch.linalg.cross(right, towards)
+    rows = torch.stack([right / cell, -down / cell, -towards])
+    corners = torch.cartesian_prod(*torch.stack([low.double(), high.double()], 1))
+    seen = corners @ rows.T
+    offset = -seen.min(0).values
+    offset[2] += 0.01 * float((high - low).norm())
+    camera = torch.eye(4, dtype=torch.float64)
+    camera[:3, :3], camera[2, 3] = rows, offset[2]
+    intrinsics = torch.eye(3, dtype=torch.float64)
+    intrinsics[:2, 2] = offset[:2]
+    width, height = (max(1, math.ceil(v)) for v in (seen.max(0).values + offset)[:2].tolist())
+    return View(camera, intrinsics, width, height, "parallel")
+
+
+def sunlit(
+    points: Float[Tensor, "n 3"], sun_depth: Float[Tensor, "h w"], view: View, sharpness: float, forgiven: float
+) -> Float[Tensor, " n"]:
+    """Share of the sun that reaches each point, 0..1: 1 outside the sun's picture and where it holds no surface.
+
+    `sharpness` is per model unit of depth, `forgiven` a depth in model units."""
+    camera, k = view.camera_from_model.to(points), view.intrinsics.to(points)
+    seen = points @ camera[:3, :3].T + camera[:3, 3]
+    pixels = seen[:, :2] @ k[:2, :2].T + k[:2, 2]
+    grid = 2 * pixels / points.new_tensor([view.width, view.height]) - 1
+    first = grid_sample(sun_depth.to(points)[None, None], grid[None, None], align_corners=False)[0, 0, 0]
+    behind = torch.relu(seen[:, 2] - first - forgiven)
+    return torch.where(first > 0, torch.exp(-sharpness * behind), torch.ones_like(behind))
+
+
+class Sunlight(nn.Module):
+    """Per image: the light that is left in shadow, and a cache of which splats the sun reaches."""
+
+    def __init__(self, directions: list[tuple[float, float, float] | None], scale: float) -> None:
+        """`directions` are unit vectors to the sun in the local frame, None where unknown (then nothing is shaded);
+        `scale` is model units per metre."""
+        super().__init__()
+        self.ambient = nn.Parameter(torch.full((len(directions), 3), AMBIENT_START))
+        self._directions, self._scale = directions, scale
+        self._lit: dict[object, tuple[int, int, Tensor]] = {}
+
+    def shade(
+        self, colors: Float[Tensor, "n 3"], lit: Float[Tensor, " n"] | None, image: int | None
+    ) -> Float[Tensor, "n 3"]:
+        """lit * colour + (1 - lit) * ambient * colour (EOGS)."""
+        if lit is None:
+            return colors
+        ambient = self.ambient.mean(0) if image is None else self.ambient[image]
+        return colors * (lit[:, None] + (1 - lit[:, None]) * ambient)
+
+    def lit_in(
+        self, image: int, means: Tensor, step: int, every: int, draw: Callable[[View], Rendering]
+    ) -> Float[Tensor, " n"] | None:
+        """Sunlight on each splat at an image's date, recomputed when splats have come or gone or `every` steps have
+        passed; None where the sun's place is unknown."""
+        direction = self._directions[image]
+        return None if direction is None else self._cached(image, direction, means, step, every, draw)
+
+    def lit_from(
+        self, direction: tuple[float, float, float], means: Tensor, step: int, draw: Callable[[View], Rendering]
+    ) -> Float[Tensor, " n"]:
+        """Sunlight on each splat for any direction to the sun (local frame)."""
+        return self._cached(direction, direction, means, step, 1, draw)
+
+    def _cached(self, key: object, direction, means: Tensor, step: int, every: int, draw) -> Tensor:  # type: ignore[no-untyped-def]
+        known = self._lit.get(key)
+        if known is not None and known[0] == means.shape[0] and 0 <= step - known[1] < every:
+            return known[2]
+        with torch.no_grad():
+            low, high = means.amin(0), means.amax(0)
+            view = sun_view(torch.tensor(direction), low.cpu(), high.cpu(), CELL_M * self._scale)
+            lit = sunlit(means, draw(view).depth, view, SHARPNESS_PER_M / self._scale, FORGIVEN_M * self._scale)
+        self._lit[key] = (means.shape[0], step, lit)
+        return lit

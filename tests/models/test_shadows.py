@@ -1,0 +1,95 @@
+"""Shadows: a tower of splats on a plane throws the shadow that trigonometry asks for."""
+
+import pytest
+import torch
+
+from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
+from skyfall_ns.models.shadows import Sunlight, sun_view, sunlit
+
+SCALE = 0.01  # model units per metre
+
+
+def tower_on_plane():
+    """Splats 0.5 m apart: a plane of 60 m, and a tower of 10 x 10 x 20 m in its middle (model units)."""
+    axis = torch.arange(-30, 30, 0.5) + 0.25
+    x, y = (v.flatten() for v in torch.meshgrid(axis, axis, indexing="xy"))
+    roof = (x.abs() < 5) & (y.abs() < 5)
+    ground = torch.stack([x, y, torch.where(roof, 20.0, 0.0)], -1)
+    rise, along = (
+        v.flatten() for v in torch.meshgrid(torch.arange(0, 20, 0.5), torch.arange(-5, 5, 0.5), indexing="xy")
+    )
+    walls = []
+    for sign in (-5.0, 5.0):
+        side = torch.full_like(rise, sign)
+        walls += [torch.stack([side, along, rise], -1), torch.stack([along, side, rise], -1)]
+    return torch.cat([ground, *walls]) * SCALE, roof.nonzero().flatten()
+
+
+def draw(means):
+    n = len(means)
+    quats = torch.zeros(n, 4)
+    quats[:, 0] = 1
+    splats = Gaussians(means, quats, torch.full((n, 3), 0.4 * SCALE), torch.full((n,), 0.95))
+    return lambda view: pick_rasterizer("cpu")(splats, means.new_zeros(n, 0), view)
+
+
+def test_view_contains_the_box_and_depth_is_positive():
+    low, high = torch.tensor([-0.5, -0.4, 0.0]), torch.tensor([0.6, 0.5, 0.2])
+    view = sun_view(torch.tensor([0.3, -0.5, 0.8]), low, high, cell=0.01)
+    corners = torch.cartesian_prod(*torch.stack([low, high], 1).double())
+    seen = corners @ view.camera_from_model[:3, :3].T + view.camera_from_model[:3, 3]
+    pixels = seen[:, :2] + view.intrinsics[:2, 2]
+    assert pixels.min() >= -1e-9 and (pixels.max(0).values <= torch.tensor([view.width, view.height])).all()
+    assert (seen[:, 2] > 0).all()
+
+
+def test_tower_throws_its_shadow():
+    means, roof = tower_on_plane()
+    sun = (0.0, -(0.5**0.5), 0.5**0.5)  # from the south at 45 degrees: the shadow reaches 20 m north of the wall
+    lit = Sunlight([sun], SCALE).lit_in(0, means, 0, 10, draw(means))
+    x, y, z = (means / SCALE).unbind(-1)
+    ground = z < 0.1
+    shaded = ground & (x.abs() < 4) & (y > 6.5) & (y < 23)
+    assert (lit[shaded] < 0.5).float().mean() > 0.95
+    clear = ground & ((x.abs() > 7) | (y > 27) | (y < -7)) & (x.abs() < 28) & (y.abs() < 28)
+    assert (lit[clear] > 0.9).float().mean() > 0.98
+    inner = roof[(x[roof].abs() < 4) & (y[roof].abs() < 4)]
+    assert (lit[inner] > 0.85).float().mean() > 0.95
+
+
+def test_nothing_in_the_way_is_full_sun():
+    view = sun_view(torch.tensor([0.0, 0, 1]), torch.zeros(3), torch.ones(3), 0.1)
+    empty = torch.zeros(view.height, view.width)
+    assert torch.equal(sunlit(torch.rand(5, 3), empty, view, 40.0, 0.0), torch.ones(5))
+
+
+def test_unknown_suns_shade_nothing_and_caches_follow_the_splats():
+    means, _ = tower_on_plane()
+    calls = []
+
+    def counted(view):
+        calls.append(view)
+        return draw(means)(view)
+
+    light = Sunlight([None, (0.0, 0.6, 0.8)], SCALE)
+    assert light.lit_in(0, means, 0, 10, counted) is None
+    for step in (0, 5, 9, 10):
+        light.lit_in(1, means, step, 10, counted)
+    assert len(calls) == 2
+    assert light.lit_in(1, means[:-1], 10, 10, lambda view: draw(means[:-1])(view)).shape == (len(means) - 1,)
+
+
+def test_shade_keeps_the_sun_and_dims_the_rest():
+    light = Sunlight([(0.0, 0.0, 1.0)], SCALE)
+    with torch.no_grad():
+        light.ambient[0] = torch.tensor([0.5, 0.25, 0.0])
+    out = light.shade(torch.full((2, 3), 0.8), torch.tensor([1.0, 0.0]), 0)
+    torch.testing.assert_close(out, torch.tensor([[0.8, 0.8, 0.8], [0.4, 0.2, 0.0]]))
+    assert light.ambient.requires_grad
+    assert torch.equal(light.shade(out, None, 0), out)
+
+
+@pytest.mark.parametrize("direction", [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.6, -0.6, 0.53)])
+def test_any_direction_makes_a_view(direction):
+    view = sun_view(torch.tensor(direction), torch.zeros(3), torch.ones(3), 0.05)
+    assert torch.linalg.det(view.camera_from_model[:3, :3]).abs() > 1
