@@ -18,13 +18,16 @@ from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.geo.raster import Grid
 from skyfall_ns.geo.sgm import aggregate
-from skyfall_ns.geo.stereo_cost import UNIT, cost_volume
+from skyfall_ns.geo.stereo_cost import UNIT, Matching, cost_volume
 
 CONVERGENCE_DEG = (2.5, 45.0)  # pairs outside have no parallax, or look too different
 BEST_DEG = 17.0
-MAX_PAIRS = 15
+MAX_PAIRS = 28
 STEP_PX = 0.15  # parallax of one height step in the widest pair
-P1, P2 = 5, 150  # of costs in 1/100: small steps are cheap (slopes), jumps dear (noise)
+P2 = 150  # of costs in 1/100, for a jump; small steps are cheaper (slopes)
+FEW, P1_FEW = Matching(window=7, best_share=0.4), 5  # one or two pairs: noise is the enemy
+MANY, P1_MANY = Matching(window=3, best_share=0.15), 15  # many pairs average noise away: edges stay sharp
+MANY_PAIRS = 10
 TILE_VOXELS = 220_000_000  # 3 bytes each
 TILE_OVERLAP = 48  # cells
 
@@ -148,8 +151,9 @@ def _tiles(grid: Grid, levels: int) -> Iterator[tuple[tuple[slice, slice], tuple
 
 def _tile_surface(images, cameras, pairs, grid: Grid, heights, progress):
     """Heights and confidence of one tile."""
-    cost, seen = cost_volume(images, cameras, pairs, grid, heights, progress)
-    total = aggregate(cost, P1, np.full(cost.shape[:2], P2, np.int16))
+    matching, p1 = (MANY, P1_MANY) if len(pairs) >= MANY_PAIRS else (FEW, P1_FEW)
+    cost, seen = cost_volume(images, cameras, pairs, grid, heights, matching, progress)
+    total = aggregate(cost, p1, np.full(cost.shape[:2], P2, np.int16))
     height, index = _minimum(total, heights)
     confidence = _confidence(cost, total, index)
     height, confidence = _without_outliers(height, confidence)

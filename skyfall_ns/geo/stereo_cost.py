@@ -5,6 +5,7 @@ The volume is 8-bit, in units of 1/100 of (1 - correlation): 0 perfect, 100 none
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -16,9 +17,16 @@ from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.geo.raster import Grid
 
 UNIT = 100
-WINDOW = 7  # cells
-BEST_SHARE = 0.4  # of the pairs: the others may be occluded, in shadow, or of another date
 LEAST_VARIANCE = 1.0  # of images scaled to 0..255
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How views are compared: the correlation window in cells, and the share of the pairs (the best) that votes; the
+    others may be occluded, in shadow, or of another date."""
+
+    window: int
+    best_share: float
 
 
 class PlaneWarp:
@@ -44,7 +52,7 @@ class PlaneWarp:
         return cv2.remap(image, column, row, cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT, borderValue=np.nan)
 
 
-def cost_volume(images, cameras, pairs, grid: Grid, heights, progress=None):
+def cost_volume(images, cameras, pairs, grid: Grid, heights, matching: Matching, progress=None):
     """Costs "h w d" and which cells some pair of views sees.
 
     A pair's cost is 1 - NCC in a square window; a cell's is the mean over the best pairs, so that views in which it is
@@ -56,10 +64,10 @@ def cost_volume(images, cameras, pairs, grid: Grid, heights, progress=None):
 
     def level(d: int) -> Bool[ndarray, "h w"]:
         means, deviations, products = _moments(
-            [warp(image, heights[d]) for warp, image in zip(warps, images, strict=True)], pairs
+            [warp(image, heights[d]) for warp, image in zip(warps, images, strict=True)], pairs, matching.window
         )
         seen = np.empty(volume.shape[:2], np.bool_)
-        _combine(means, deviations, products, index, BEST_SHARE, volume[:, :, d], seen)
+        _combine(means, deviations, products, index, matching.best_share, volume[:, :, d], seen)
         return seen
 
     seen = np.zeros(volume.shape[:2], bool)
@@ -71,22 +79,22 @@ def cost_volume(images, cameras, pairs, grid: Grid, heights, progress=None):
     return volume, seen
 
 
-def _moments(warped, pairs):
+def _moments(warped, pairs, window: int):
     """Window means "v h w", deviations "v h w" (0 where a view is invalid) and mean products "p h w"."""
     means, deviations, flat = [], [], []
     for image in warped:
         valid = np.isfinite(image)
         image = np.where(valid, image, np.float32(0))
-        mean = _box(image)
-        variance = _box(image * image) - mean * mean
+        mean = _box(image, window)
+        variance = _box(image * image, window) - mean * mean
         means.append(mean)
         deviations.append(np.sqrt(np.maximum(variance, LEAST_VARIANCE)) * valid)
         flat.append(image)
-    return np.stack(means), np.stack(deviations), np.stack([_box(flat[i] * flat[j]) for i, j in pairs])
+    return np.stack(means), np.stack(deviations), np.stack([_box(flat[i] * flat[j], window) for i, j in pairs])
 
 
-def _box(values: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-    return cv2.boxFilter(values, cv2.CV_32F, (WINDOW, WINDOW), borderType=cv2.BORDER_REFLECT)
+def _box(values: Float32[ndarray, "h w"], window: int) -> Float32[ndarray, "h w"]:
+    return cv2.boxFilter(values, cv2.CV_32F, (window, window), borderType=cv2.BORDER_REFLECT)
 
 
 @njit(nogil=True, cache=True)

@@ -1,0 +1,101 @@
+"""Training losses: known values, masks, gradients."""
+
+import pytest
+import torch
+
+from skyfall_ns.models import losses
+from skyfall_ns.models.heights import rims
+from skyfall_ns.models.metrics import image_scores, psnr
+from skyfall_ns.models.ssim import ssim
+from skyfall_ns.models.tone import ImageTone, fit_gain_bias
+
+
+def images(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    target = torch.rand(40, 30, 3, generator=g)
+    return (target + 0.1 * torch.randn(40, 30, 3, generator=g)).clamp(0, 1), target
+
+
+def test_photometric_is_its_formula():
+    pred, target = images()
+    expected = 0.8 * (pred - target).abs().mean() + 0.2 * (1 - ssim(pred, target))
+    assert losses.photometric_loss(pred, target).item() == pytest.approx(expected.item(), abs=1e-6)
+    assert losses.photometric_loss(target, target).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_masked_pixels_pull_nowhere():
+    pred, target = images()
+    mask = torch.ones(40, 30, 1)
+    mask[:, :10] = 0
+    pred.requires_grad_()
+    losses.photometric_loss(pred, target, mask).backward()
+    assert pred.grad[:, :10].abs().max() == 0
+    assert pred.grad[:, 12:].abs().max() > 0
+
+
+def test_surface_loss_is_robust_and_weighted():
+    surface = torch.zeros(4, 4)
+    height = torch.zeros(4, 4)
+    height[0, 0], height[1, 1], height[2, 2] = 0.5, 100.0, torch.nan
+    weight = torch.ones(4, 4)
+    weight[2, 2] = 0
+    assert losses.surface_loss(height, surface, weight).item() == pytest.approx((0.5 + 2.0) / 15)
+    assert losses.surface_loss(height, surface, torch.zeros(4, 4)).item() == 0
+
+
+def test_total_variation_of_a_step_and_of_a_wall():
+    small, wall = torch.zeros(10, 10), torch.zeros(10, 10)
+    small[:, 5:], wall[:, 5:] = 1.0, 50.0
+    assert losses.total_variation(small).item() == pytest.approx(10 / 90)
+    assert losses.total_variation(wall).item() == pytest.approx(2 * 10 / 90)
+
+
+def test_emptiness():
+    alpha = torch.tensor([[1.0, 0.25], [0.5, 0.0]])
+    weight = torch.tensor([[1.0, 1.0], [2.0, 0.0]])
+    assert losses.emptiness(alpha, weight).item() == pytest.approx((0.75 + 1.0) / 4)
+
+
+def test_rims_are_the_upper_sides_of_walls():
+    heights = torch.zeros(40, 40)
+    heights[10:30, 10:30] = 12.0
+    heights[0, 0] = torch.nan
+    found = rims(heights, 0.5)
+    assert found[10:30, 10:14].all() and found[10:14, 10:30].all()  # within 2 m of the edge
+    assert not found[14:26, 14:26].any() and not found[heights == 0].any()
+
+
+def test_gain_and_bias_are_recovered():
+    pred, _ = images()
+    mask = (torch.rand(40, 30, 1, generator=torch.Generator().manual_seed(2)) > 0.3).float()
+    gain, bias = torch.tensor([0.7, 1.2, 1.0]), torch.tensor([0.05, -0.1, 0.0])
+    target = gain * pred + bias + 5.0 * (1 - mask)  # masked pixels are absurd
+    got = fit_gain_bias(pred, target, mask)
+    torch.testing.assert_close(got[0], gain, atol=1e-4, rtol=0)
+    torch.testing.assert_close(got[1], bias, atol=1e-4, rtol=0)
+
+
+def test_held_out_images_are_scored_where_their_light_was_not_fitted():
+    pred, target = images()
+    mask = torch.ones(40, 30, 1)
+    darker = 0.6 * target + 0.1
+    plain, _ = image_scores(pred, darker, mask, held_out=False)
+    fitted, _ = image_scores(pred, darker, mask, held_out=True)
+    assert fitted["psnr"] > plain["psnr"] + 3
+    spoiled = darker.clone()
+    spoiled[:, :15] = 0.5  # the left half decides gain and bias: a flat one leaves no gain
+    assert image_scores(pred, spoiled, mask, held_out=True)[0]["psnr"] < fitted["psnr"] - 3
+
+
+def test_psnr_closed_form():
+    mask = torch.ones(10, 10, 1)
+    assert psnr(torch.full((10, 10, 3), 0.5), torch.full((10, 10, 3), 0.6), mask) == pytest.approx(20.0, abs=1e-3)
+
+
+def test_tone_starts_as_the_identity_and_blends_to_the_mean():
+    tone = ImageTone(2)
+    colors = torch.rand(5, 3)
+    torch.testing.assert_close(tone(colors, 1), colors)
+    with torch.no_grad():
+        tone.bias[0] = 0.2
+    torch.testing.assert_close(tone(colors, None), colors + 0.1)
