@@ -5,7 +5,8 @@ from unittest.mock import patch
 
 from skyfall_ns.data.area import Area
 from skyfall_ns.data.city import deliver
-from skyfall_ns.data.prepare import Options, Prepared, new_folder, prepare
+from skyfall_ns.data.folder import new_folder
+from skyfall_ns.data.prepare import Options, Prepared, prepare
 from skyfall_ns.data.report import write_reports
 
 SIZE_M, VIEWS = 64.0, 5

@@ -1,6 +1,8 @@
 """The area of interest: from GeoJSON, from a centre and a size, or what all images show."""
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +11,11 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from skyfall_ns.data.vendor import VendorImage
-from skyfall_ns.errors import SkyfallError
+from skyfall_ns.errors import RasterError, SkyfallError
 from skyfall_ns.geo.frame import LocalFrame
 
 _CELLS = 160  # per side of the grid on which the common ground is looked for
+_LARGEST = 4.0  # times the ground that an image shows: beyond, its RPC means nothing
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Area:
             raise SkyfallError("--aoi and --center both name the area. Give only one of them.")
         if (self.center is None) != (self.size_m is None):
             raise SkyfallError("--center LON LAT and --size METRES belong together. Give both or none.")
-        if self.size_m is not None and self.size_m <= 0:
+        if self.size_m is not None and not 0 < self.size_m < math.inf:
             raise SkyfallError(f"--size is {self.size_m} metres. Give a positive length.")
 
     def lonlat(self) -> Float64[ndarray, "n 2"] | None:
@@ -71,7 +74,36 @@ def _geojson_positions(path: Path) -> Float64[ndarray, "n 2"]:
     return positions
 
 
-def common_ground(images: list[VendorImage], height_m: float) -> Float64[ndarray, "4 2"]:
+def check_shown(corners: Float64[ndarray, "n 2"], image: VendorImage, heights_m: tuple[float, float]) -> None:
+    """Raise RasterError unless an image shows some of the area (lon, lat) at some height of a range.
+
+    Judged on the ground: far from its image, an RPC may project anything anywhere.
+    """
+    shown = np.concatenate([_outline(image, height)[:, :2] for height in heights_m])
+    low, high = shown.min(0), shown.max(0)
+    if (corners.max(0) < low).any() or (corners.min(0) > high).any():
+        raise RasterError(
+            f"The area of interest lies outside {image.path}. Check --aoi or --center, or leave the image out."
+        )
+    if (np.ptp(corners, axis=0) > _LARGEST * (high - low)).any():
+        raise RasterError(
+            f"The area of interest is far larger than what {image.path} shows. Give a smaller one to --aoi or --size."
+        )
+
+
+def share_seen_twice(images: Sequence[VendorImage], frame: LocalFrame, box: Float64[ndarray, "2 3"]) -> float:
+    """Share of the box's ground that at least two images show."""
+    x, y = (np.linspace(box[0, i], box[1, i], _CELLS) for i in (0, 1))
+    ground = frame.to_geodetic(np.stack([*np.meshgrid(x, y), np.zeros((_CELLS, _CELLS))], -1))
+    return float(np.mean(sum(_shows(image, ground).astype(int) for image in images) >= 2))
+
+
+def _shows(image: VendorImage, lonlath: Float64[ndarray, "*n 3"]) -> Bool[ndarray, " *n"]:
+    colrow = image.rpc.project(lonlath)
+    return np.all((colrow >= 0) & (colrow <= [image.width - 1, image.height - 1]), axis=-1)
+
+
+def common_ground(images: Sequence[VendorImage], height_m: float) -> Float64[ndarray, "4 2"]:
     """Corners (lon, lat) of the largest north-up rectangle that every image shows at an ellipsoidal height.
 
     Raises SkyfallError if the images do not overlap.
@@ -86,8 +118,7 @@ def common_ground(images: list[VendorImage], height_m: float) -> Float64[ndarray
     points = np.stack([*np.meshgrid(x, y), np.full((_CELLS, _CELLS), height_m - frame.origin[2])], -1)
     seen = np.ones((_CELLS, _CELLS), bool)
     for image in images:
-        colrow = image.rpc.project(frame.to_geodetic(points))
-        seen &= ((colrow >= 0) & (colrow <= [image.width - 1, image.height - 1])).all(-1)
+        seen &= _shows(image, frame.to_geodetic(points))
     r0, r1, c0, c1 = _largest_rectangle(seen)
     if r1 - r0 < 2 or c1 - c0 < 2:
         raise SkyfallError("The --images hardly overlap. Give images that show the same place.")

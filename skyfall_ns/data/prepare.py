@@ -1,8 +1,6 @@
 """Vendor images to a scene folder: heights from ties, crop, tone, adjust, fit cameras, points, previews, reports."""
 
 import fnmatch
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +12,13 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from skyfall_ns.data.area import Area, common_ground
+from skyfall_ns.data.area import Area, check_shown, common_ground, share_seen_twice
 from skyfall_ns.data.pictures import preview, write_png
 from skyfall_ns.data.ply import Cloud, write_ply
 from skyfall_ns.data.scene import Scene, SceneImage, Tone
 from skyfall_ns.data.tone import fit_tone
 from skyfall_ns.data.vendor import Crop, VendorImage, open_images, read_crop
-from skyfall_ns.errors import SceneError, SkyfallError
+from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.adjust import Adjustment, adjust
 from skyfall_ns.geo.cameras import AffineCamera, CameraModel, camera_from_dict, fit_camera
 from skyfall_ns.geo.frame import LocalFrame
@@ -34,11 +32,13 @@ POINTING_MARGIN_PX = 24  # vendor RPCs point a few pixels wrong
 CROP_MARGIN_PX = 8
 BELOW_M, ABOVE_M = 10.0, 40.0  # of the ties' 1st and 99th height percentiles: ties prefer the ground to roofs
 GROUND_PERCENTILE = 10.0
+LEAST_SEEN = 0.5  # of the area, by two images
 RESOLUTION_M = 0.5
 MAX_GROUND_POINTS = 150_000  # densification adds what is missing
 SURFACE, CONFIDENCE = "surface.tif", "surface_confidence.tif"
 PointsMode = Literal["dense", "sparse"]
 Announce = Callable[[str], None]
+Progress = Callable[[int, int], None]  # done, total
 
 
 @dataclass(frozen=True)
@@ -84,74 +84,65 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-@contextmanager
-def new_folder(target: Path, force: bool) -> Iterator[Path]:
-    """A folder beside `target` that takes its place when all went well, and vanishes when not.
-
-    Raises SceneError if `target` exists and `force` is not given, or is no scene.
-    """
-    target = target.absolute()
-    if target.exists():
-        if not force:
-            raise SceneError(f"{target} exists already. Choose another --output-dir, or pass --force to replace it.")
-        if not target.is_dir() or (any(target.iterdir()) and not (target / "scene.json").exists()):
-            raise SceneError(f"{target} is not a scene, so --force does not replace it. Choose another --output-dir.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
-    try:
-        partial.chmod(0o755)
-        yield partial
-        if target.exists():
-            old = partial.with_name(partial.name + ".old")
-            target.rename(old)
-            partial.rename(target)
-            shutil.rmtree(old)
-        else:
-            partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def prepare(paths: Sequence[Path], folder: Path, options: Options, announce: Announce, progress=None) -> Prepared:
+def prepare(
+    paths: Sequence[Path], folder: Path, options: Options, announce: Announce, progress: Progress | None = None
+) -> Prepared:
     """Process images into `folder` (which exists and is empty) and write all but the reports.
 
-    `progress` (done, total) follows the dense surface. Raises SkyfallError on bad input.
+    `progress` follows the step announced last. Raises SkyfallError on bad input.
     """
     watch = Stopwatch(announce)
     with watch.step("read", f"Reading {len(paths)} images"):
         vendor = open_images(paths)
+        held_out = _held_out([v.name for v in vendor], options.test_images)
         search = _search_range(vendor, options.height_range_m)
         rough, corners = _rough_crops(vendor, options.area, search)
     with watch.step("ties", "Finding tie points"):
-        observations = _ties(vendor, rough, search)
-    with watch.step("adjust", f"Adjusting {len(vendor)} RPCs to {len(observations)} ties"):
+        observations = _ties(vendor, rough, search, progress)
+    with watch.step("adjust", f"Adjusting {len(vendor)} RPCs to {len(observations)} tie points"):
         rpcs = [v.rpc.cropped(c.col0, c.row0) for v, c in zip(vendor, rough, strict=True)]
         adjustment = adjust(rpcs, observations, float(np.mean(search)), refine=options.adjust)
     heights = adjustment.lonlath[adjustment.inliers, 2]
     frame, box = _place(corners, vendor, heights, options)
+    if corners is not None:
+        _check_seen([v for v in vendor if v.name not in held_out], frame, box, announce)
     with watch.step("crop", "Cropping and toning"):
-        images, crops = _scene_images(vendor, adjustment, frame, box, options)
+        images, crops = _scene_images(vendor, adjustment, frame, box, options, held_out)
         offsets = np.array([[r.col0 - c.col0, r.row0 - c.row0] for r, c in zip(rough, crops, strict=True)])
-        _write_images(folder, images, crops)
+        _write_images(folder, images, crops, box)
     scene = Scene(frame.to_dict(), box, tuple(images), folder=folder)
-    cameras = [_camera(image) for image in images]
     if options.points == "dense":
         with watch.step("surface", "Matching a dense surface"):
-            train = [i for i, image in enumerate(images) if image.split == "train"]
-            gray = [_gray(images[i].tone, crops[i]) for i in train]
-            surface = dense_surface(gray, [cameras[i] for i in train], box, options.resolution_m, progress=progress)
+            views = [_wide_view(v, i, frame, box, options) for v, i in zip(vendor, images, strict=True) if _train(i)]
+            toned, cameras = [v[0] for v in views], [v[1] for v in views]
+            gray = [t.mean(-1).astype(np.float32) for t in toned]
+            surface = dense_surface(gray, cameras, box, options.resolution_m, progress=progress)
             scene = _write_surface(scene, surface, frame, folder)
         with watch.step("points", "Colouring points"):
-            chosen = [_toned(images[i].tone, crops[i]) for i in train]
-            points = surface_points(surface, chosen, [cameras[i] for i in train], _spacing_m(box, options))
+            points = surface_points(surface, toned, cameras, _spacing_m(box, options))
     else:
         surface = None
         with watch.step("points", "Colouring points"):
-            points = _tie_points(adjustment, frame, images, crops, cameras)
+            points = _tie_points(adjustment, frame, images, crops)
     write_ply(folder / "points.ply", _cloud(points))
     scene.save(folder)
     count = len(points.xyz_m)
     return Prepared(scene, tuple(vendor), adjustment, observations + offsets, heights, surface, count, watch.seconds)
+
+
+def _held_out(names: list[str], globs: tuple[str, ...]) -> set[str]:
+    """The images that --test-images names."""
+    for glob in globs:
+        if not fnmatch.filter(names, glob):
+            raise SkyfallError(f"--test-images {glob} matches none of the images. They are: {', '.join(names)}.")
+    held_out = {name for glob in globs for name in fnmatch.filter(names, glob)}
+    if len(names) - len(held_out) < 2:
+        raise SkyfallError("--test-images leaves fewer than two images to work with. Hold out fewer.")
+    return held_out
+
+
+def _train(image: SceneImage) -> bool:
+    return image.split == "train"
 
 
 def _search_range(vendor: Sequence[VendorImage], asked: tuple[float, float] | None) -> tuple[float, float]:
@@ -162,7 +153,7 @@ def _search_range(vendor: Sequence[VendorImage], asked: tuple[float, float] | No
         raise SkyfallError("The RPCs of the --images have no height in common. Give images of the same place.")
     if asked is None:
         return low, high
-    if asked[1] <= asked[0]:
+    if not asked[0] < asked[1]:
         raise SkyfallError(f"--height-range {asked[0]:g} {asked[1]:g} is empty. Give the lower height first.")
     if asked[0] < low or asked[1] > high:
         raise SkyfallError(
@@ -180,15 +171,17 @@ def _rough_crops(vendor: list[VendorImage], area: Area, search: tuple[float, flo
         common_ground(vendor, middle)  # complain early where nothing overlaps
         everything = [np.array([[0.0, 0.0], [v.width - 1.0, v.height - 1.0]]) for v in vendor]
         return [read_crop(v, e, 0) for v, e in zip(vendor, everything, strict=True)], None
+    for image in vendor:
+        check_shown(corners, image, search)
     ends = np.concatenate([np.column_stack([corners, np.full(len(corners), h)]) for h in search])
     return [read_crop(v, v.rpc.project(ends), POINTING_MARGIN_PX) for v in vendor], corners
 
 
-def _ties(vendor: Sequence[VendorImage], crops: Sequence[Crop], search: tuple[float, float]):
+def _ties(vendor: Sequence[VendorImage], crops: Sequence[Crop], search: tuple[float, float], progress):
     tones = [fit_tone([c.dn], [c.valid]) for c in crops]  # each image its own: SIFT wants contrast, not radiometry
     gray = [np.round(255 * _toned(t, c, fill=0.0).mean(-1)).astype(np.uint8) for t, c in zip(tones, crops, strict=True)]
     rpcs = [v.rpc.cropped(c.col0, c.row0) for v, c in zip(vendor, crops, strict=True)]
-    return find_ties(gray, rpcs, search, [c.valid for c in crops], [v.name for v in vendor])
+    return find_ties(gray, rpcs, search, [c.valid for c in crops], [v.name for v in vendor], progress)
 
 
 def _place(corners, vendor: list[VendorImage], heights: ndarray, options: Options):
@@ -207,12 +200,25 @@ def _place(corners, vendor: list[VendorImage], heights: ndarray, options: Option
     return frame, box
 
 
+def _check_seen(vendor: Sequence[VendorImage], frame: LocalFrame, box: ndarray, announce: Announce) -> None:
+    """Complain where too little of the area is seen twice, and say where some is not."""
+    share = share_seen_twice(vendor, frame, box)
+    if share < LEAST_SEEN:
+        raise SkyfallError(
+            f"Only {share:.0%} of the area of interest is shown by two images. Give a smaller area, or more images."
+        )
+    if share < 0.99:
+        announce(f"Note: two images show {share:.0%} of the area, the rest stays empty")
+
+
 def _box_corners(box: ndarray) -> Float64[ndarray, "8 3"]:
     return np.array([[x, y, z] for x in box[:, 0] for y in box[:, 1] for z in box[:, 2]])
 
 
-def _scene_images(vendor, adjustment: Adjustment, frame: LocalFrame, box: ndarray, options: Options):
-    """Images with cameras and crops around the box."""
+def _scene_images(
+    vendor, adjustment: Adjustment, frame: LocalFrame, box: ndarray, options: Options, held_out: set[str]
+):
+    """Images with cameras, and crops around the box's ground."""
     ground = frame.to_geodetic(_box_corners(np.array([box[0], [*box[1, :2], max(0.0, box[0, 2])]])))
     adjusted = [v.rpc.shifted(*shift) for v, shift in zip(vendor, adjustment.shifts_px, strict=True)]
     crops = [read_crop(v, r.project(ground), CROP_MARGIN_PX) for v, r in zip(vendor, adjusted, strict=True)]
@@ -229,6 +235,7 @@ def _scene_images(vendor, adjustment: Adjustment, frame: LocalFrame, box: ndarra
                 height=crop.size[1],
                 camera=camera.to_dict(),
                 tone=tone,
+                split="test" if v.name in held_out else "train",
                 mask=f"masks/{v.name}.png",
                 acquired=v.acquired,
                 sun_deg=v.sun_deg,
@@ -239,19 +246,16 @@ def _scene_images(vendor, adjustment: Adjustment, frame: LocalFrame, box: ndarra
                 source=v.path.name,
             )
         )
-    crops = [replace(c, valid=c.valid & _over_box(_camera(i), box)) for i, c in zip(images, crops, strict=True)]
-    return _split(images, options.test_images), crops
+    return images, crops
 
 
-def _split(images: list[SceneImage], globs: tuple[str, ...]) -> list[SceneImage]:
-    names = [image.name for image in images]
-    for glob in globs:
-        if not fnmatch.filter(names, glob):
-            raise SkyfallError(f"--test-images {glob} matches none of the images. They are: {', '.join(names)}.")
-    held = {name for glob in globs for name in fnmatch.filter(names, glob)}
-    if len(names) - len(held) < 2:
-        raise SkyfallError("--test-images leaves fewer than two images to work with. Hold out fewer.")
-    return [replace(image, split="test" if image.name in held else "train") for image in images]
+def _wide_view(vendor: VendorImage, image: SceneImage, frame: LocalFrame, box: ndarray, options: Options):
+    """Toned values "h w b" of all that the box can show, and their camera: what is tall at the area's edge leans out of
+    the scene's image, and heights need it (measured on a 150 m area: mean error 0.4 m instead of 1.9 m)."""
+    rpc = vendor.rpc.shifted(*image.shift_px)
+    crop = read_crop(vendor, rpc.project(frame.to_geodetic(_box_corners(box))), CROP_MARGIN_PX)
+    camera = fit_camera(rpc.cropped(crop.col0, crop.row0), frame, box, crop.size, options.camera)
+    return _toned(image.tone, crop), camera
 
 
 def _over_box(camera: AffineCamera, box: ndarray) -> ndarray:
@@ -276,15 +280,11 @@ def _camera(image: SceneImage) -> AffineCamera:
 
 
 def _toned(tone: Tone, crop: Crop, fill: float = np.nan) -> ndarray:
-    """Values in 0..1 "h w b" with `fill` where a pixel is not usable."""
+    """Values in 0..1 "h w b" with `fill` where there is no data."""
     return np.where(crop.valid[..., None], tone.apply(crop.dn), np.float32(fill))
 
 
-def _gray(tone: Tone, crop: Crop) -> ndarray:
-    return _toned(tone, crop).mean(-1).astype(np.float32)
-
-
-def _write_images(folder: Path, images: list[SceneImage], crops: list[Crop]) -> None:
+def _write_images(folder: Path, images: list[SceneImage], crops: list[Crop], box: ndarray) -> None:
     for sub in ("images", "masks", "previews"):
         (folder / sub).mkdir()
     for image, crop in zip(images, crops, strict=True):
@@ -292,7 +292,8 @@ def _write_images(folder: Path, images: list[SceneImage], crops: list[Crop]) -> 
         rpc = RPC.from_dict(image.rpc)
         write_raster(folder / image.path, crop.dn.transpose(2, 0, 1), rpc=rpc)
         rpc.write_rpb((folder / image.path).with_suffix(".RPB"))
-        write_png(folder / f"masks/{image.name}.png", np.where(crop.valid, 255, 0).astype(np.uint8))
+        usable = crop.valid & ~crop.saturated & _over_box(_camera(image), box)
+        write_png(folder / f"masks/{image.name}.png", np.where(usable, 255, 0).astype(np.uint8))
         write_png(folder / f"previews/{image.name}.png", preview(image.tone.apply(crop.dn)))
 
 
@@ -314,13 +315,13 @@ def _spacing_m(box: ndarray, options: Options) -> float:
     return max(options.resolution_m, float(np.sqrt(width * depth / MAX_GROUND_POINTS)))
 
 
-def _tie_points(adjustment: Adjustment, frame: LocalFrame, images, crops, cameras) -> Points:
+def _tie_points(adjustment: Adjustment, frame: LocalFrame, images, crops) -> Points:
     """The kept ties as points, coloured by the first image that shows them."""
     xyz = frame.from_geodetic(adjustment.lonlath[adjustment.inliers])
     colors = np.full((len(xyz), 3), 0.5, np.float32)
     open_points = np.ones(len(xyz), bool)
-    for image, crop, camera in zip(images, crops, cameras, strict=True):
-        colrow = np.round(camera.project(xyz)).astype(int)
+    for image, crop in zip(images, crops, strict=True):
+        colrow = np.round(_camera(image).project(xyz)).astype(int)
         inside = open_points & ((colrow >= 0) & (colrow < crop.size)).all(-1)
         values = image.tone.apply(crop.dn[colrow[inside, 1], colrow[inside, 0]])
         colors[inside] = np.broadcast_to(values, (inside.sum(), 3))

@@ -10,13 +10,15 @@ import numpy as np
 import rasterio
 from jaxtyping import Bool, Float64
 from numpy import ndarray
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
 from skyfall_ns.errors import RasterError
 from skyfall_ns.geo.rpc import RPC
 
-MAX_BANDS = 3
+MAX_MEGAPIXELS = 100  # of one image's window: 5 km at half a metre
+FULL_WELL_BITS = (8, 10, 11, 12, 14, 16)
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class VendorImage:
     width: int
     height: int
     rpc: RPC
+    bands: tuple[int, ...]  # of the file, from 1: gray, or red, green, blue
     nodata: float
     acquired: str | None
     sun_deg: tuple[float, float] | None
@@ -35,10 +38,12 @@ class VendorImage:
 
 @dataclass(frozen=True)
 class Crop:
-    """A window of a vendor image: digital numbers "h w b" (1 or 3 bands), usable pixels, first column and row."""
+    """A window of a vendor image: digital numbers "h w b" (1 or 3 bands), where there is data, where it is saturated,
+    first column and row. What is saturated has edges to match, but no colour to learn."""
 
     dn: ndarray
     valid: Bool[ndarray, "h w"]
+    saturated: Bool[ndarray, "h w"]
     col0: int
     row0: int
 
@@ -70,34 +75,58 @@ def _open(path: Path) -> VendorImage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(path) as source:
-            tags = source.tags()
             nodata = 0.0 if source.nodata is None else float(source.nodata)
             if np.dtype(source.dtypes[0]).kind not in "uif":
                 raise RasterError(f"{path} holds {source.dtypes[0]} pixels. Convert it to 8 or 16 bit integers.")
-            name = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem)
-            return VendorImage(name, path, source.width, source.height, rpc, nodata, acquired(tags), sun(tags))
+            name, tags = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem), _tags(source)
+            size, bands = (source.width, source.height), _bands(source.colorinterp)
+            return VendorImage(name, path, *size, rpc, bands, nodata, acquired(tags), sun(tags))
+
+
+def _bands(colors: Sequence[ColorInterp]) -> tuple[int, ...]:
+    """Red, green, blue as the file names them, else the first three bands; a single one of fewer."""
+    named = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    if all(color in colors for color in named):
+        return tuple(colors.index(color) + 1 for color in named)
+    return (1, 2, 3) if len(colors) >= 3 else (1,)
+
+
+def _tags(source: rasterio.DatasetReader) -> dict[str, str]:
+    """The file's tags, and what GDAL reads from the vendor's metadata files beside it; names without their path."""
+    found: dict[str, str] = {}
+    for space in ("IMD", "IMAGERY", None):
+        found |= {name.rpartition(".")[2].upper(): value for name, value in source.tags(ns=space).items()}
+    return found
 
 
 def acquired(tags: Mapping[str, str]) -> str | None:
-    """Acquisition time as ISO 8601 from a file's tags, None where they do not tell."""
-    text = tags.get("ACQUISITION_DATETIME") or tags.get("TIFFTAG_DATETIME")
-    match = re.match(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d:\d\d:\d\d)", text or "")
-    return f"{match[1]}-{match[2]}-{match[3]}T{match[4]}" if match else None
+    """Acquisition time (or day) as ISO 8601 from a file's tags, None where they do not tell."""
+    imaging = f"{tags.get('IMAGING_DATE', '')} {tags.get('IMAGING_TIME', '')}"
+    told = [tags.get(name, "") for name in ("ACQUISITION_DATETIME", "ACQUISITIONDATETIME")]
+    for text in (*told, imaging, tags.get("ACQUISITION_DATE", ""), tags.get("TIFFTAG_DATETIME", "")):
+        match = re.match(r"(\d{4})[:-](\d\d)[:-](\d\d)(?:[ T](\d\d:\d\d:\d\d))?", text)
+        if match:
+            day = f"{match[1]}-{match[2]}-{match[3]}"
+            return f"{day}T{match[4]}" if match[4] else day
+    return None
 
 
 def sun(tags: Mapping[str, str]) -> tuple[float, float] | None:
     """(azimuth from true north, elevation) in degrees from a file's tags, None where they do not tell."""
-    try:
-        azimuth, elevation = float(tags["SUN_AZIMUTH"]), float(tags["SUN_ELEVATION"])
-    except (KeyError, ValueError):
-        return None
-    return (azimuth % 360.0, elevation) if -90 <= elevation <= 90 else None
+    for names in (("SUN_AZIMUTH", "SUN_ELEVATION"), ("MEANSUNAZ", "MEANSUNEL")):
+        try:
+            azimuth, elevation = (float(tags[name]) for name in names)
+        except (KeyError, ValueError):
+            continue
+        if -360 <= azimuth <= 360 and -90 <= elevation <= 90:
+            return azimuth % 360.0, elevation
+    return None
 
 
 def read_crop(image: VendorImage, corners_px: Float64[ndarray, "n 2"], margin_px: int) -> Crop:
     """The window around given (col, row) positions, within the image.
 
-    Raises RasterError if the image does not show them, or cannot be read.
+    Raises RasterError if the image does not show them, if they are too many, or if they cannot be read.
     """
     low = np.floor(corners_px.min(0)).astype(int) - margin_px
     high = np.ceil(corners_px.max(0)).astype(int) + margin_px + 1
@@ -107,21 +136,27 @@ def read_crop(image: VendorImage, corners_px: Float64[ndarray, "n 2"], margin_px
         raise RasterError(
             f"The area of interest lies outside {image.path}. Check --aoi or --center, or leave the image out."
         )
+    megapixels = (col1 - col0) * (row1 - row0) / 1e6
+    if megapixels > MAX_MEGAPIXELS:
+        raise RasterError(
+            f"{megapixels:.0f} megapixels of {image.path} are too many for one scene. "
+            f"Choose a part of at most {MAX_MEGAPIXELS} with --aoi, or with --center and --size."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(image.path) as source:
-                bands = list(range(1, MAX_BANDS + 1)) if source.count >= MAX_BANDS else [1]
-                dn = source.read(bands, window=Window(col0, row0, col1 - col0, row1 - row0))
+                dn = source.read(image.bands, window=Window(col0, row0, col1 - col0, row1 - row0))
     except RasterioIOError as error:
         raise RasterError(f"{image.path} cannot be read to its end. Copy the vendor's file again.") from error
     dn = np.ascontiguousarray(dn.transpose(1, 2, 0))
-    return Crop(dn, _usable(dn, image.nodata), col0, row0)
-
-
-def _usable(dn: ndarray, nodata: float) -> Bool[ndarray, "h w"]:
-    """Neither nodata nor saturated in any band."""
-    empty = np.all(dn == nodata, axis=-1)
+    valid = ~np.all(dn == image.nodata, axis=-1)
     if dn.dtype.kind == "f":
-        return ~empty & np.isfinite(dn).all(-1)
-    return ~empty & ~np.any(dn == np.iinfo(dn.dtype).max, axis=-1)
+        valid &= np.isfinite(dn).all(-1)
+    return Crop(dn, valid, saturated(dn), col0, row0)
+
+
+def saturated(dn: ndarray) -> Bool[ndarray, "h w"]:
+    """Pixels "h w b" at the largest value of a sensor's bits in any band; none where the largest value is another."""
+    top = float(np.nanmax(dn))
+    return np.any(dn == top, axis=-1) & (top in [2.0**bits - 1 for bits in FULL_WELL_BITS])

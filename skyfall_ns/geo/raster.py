@@ -14,6 +14,7 @@ from affine import Affine
 from jaxtyping import Float64
 from numpy import ndarray
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.io import MemoryFile
 
 from skyfall_ns.errors import RasterError
 from skyfall_ns.geo.rpc import RPC
@@ -127,13 +128,15 @@ def write_raster(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(temporary, "w", **profile) as target:
-                target.write(bands)
-                target.update_tags(**(tags or {}))
-                for index, name in enumerate(band_names, start=1):
-                    target.set_band_description(index, name)
-                if rpc is not None:
-                    target.rpcs = rpc.to_rasterio()
+            with MemoryFile() as memory:  # Python writes the file: a full disk is an OSError then, not GDAL's riddle
+                with memory.open(**profile) as target:
+                    target.write(bands)
+                    target.update_tags(**(tags or {}))
+                    for index, name in enumerate(band_names, start=1):
+                        target.set_band_description(index, name)
+                    if rpc is not None:
+                        target.rpcs = rpc.to_rasterio()
+                Path(temporary).write_bytes(memory.getbuffer())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

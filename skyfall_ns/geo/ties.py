@@ -5,7 +5,7 @@ the distance of a match across its epipolar line is not small at first, but it i
 pair: the mode of its histogram is the pointing error, and the gate is set around the mode.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, pairwise
 
 import cv2
@@ -36,10 +36,12 @@ def find_ties(
     height_range_m: tuple[float, float],
     masks: Sequence[Bool[ndarray, "h w"] | None] | None = None,
     names: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Float64[ndarray, "n k 2"]:
     """Tracks of tie points, (col, row) in each of the k images, NaN where a track is not seen.
 
-    `height_range_m` (ellipsoidal) may be as wide as the RPC's own range. `masks` are True where a pixel is usable.
+    `height_range_m` (ellipsoidal) may be as wide as the RPC's own range. `masks` are True where a pixel is usable;
+    `progress` (done, total) counts pairs of images.
     Raises SkyfallError where images do not overlap or an image cannot be tied to the others.
     """
     names = names or [f"image {i + 1}" for i in range(len(images))]
@@ -48,7 +50,10 @@ def find_ties(
     sizes = [(image.shape[1], image.shape[0]) for image in images]
     matches = {}
     overlapping = np.zeros(len(images), bool)
-    for i, j in combinations(range(len(images)), 2):
+    candidates = list(combinations(range(len(images)), 2))
+    for number, (i, j) in enumerate(candidates, start=1):
+        if progress:
+            progress(number, len(candidates))
         if not _overlap(rpcs[i], rpcs[j], sizes[i], sizes[j], height_range_m):
             continue
         overlapping[[i, j]] = True
@@ -279,5 +284,5 @@ def _check_connected(tracks: Float64[ndarray, "t k 2"], names: Sequence[str]) ->
         if number != group[0]:
             raise SkyfallError(
                 f"{name} shares at most {row.max()} tie points with another image, and {MIN_MATCHES} are needed. "
-                "Leave it out (--images), or go without the adjustment (--no-adjust)."
+                "Leave it out of --images, or check that it shows the same place (and --height-range its heights)."
             )
