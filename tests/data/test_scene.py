@@ -1,0 +1,98 @@
+"""scene.json: round trip, every kind of damage, and nothing outside the folder."""
+
+import json
+
+import numpy as np
+import pytest
+
+from skyfall_ns.data.scene import SCENE_FILE, Scene, SceneImage, Tone
+from skyfall_ns.errors import SceneError
+
+CAMERA = {
+    "model": "affine",
+    "matrix": [[1, 0, 0, 0], [0, 1, 0, 0]],
+    "quadratic": None,
+    "size": [4, 3],
+    "fit_px": [0, 0],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A minimal scene with its files."""
+    image = SceneImage(
+        "a", "images/a.tif", 4, 3, CAMERA, Tone((0.0,), (100.0,)), mask="masks/a.png", acquired="2023-04-15T08:34:39",
+        sun_deg=(151.2, 59.2), sun_direction=(0.0, -0.6, 0.8), shift_px=(1.5, -2.0), crop_px=(10, 20), source="A.TIF",
+    )  # fmt: skip
+    box = np.array([[-1.0, -2, -3], [1, 2, 3]])
+    scene = Scene({"crs": "EPSG:32637", "origin": [3e5, 4e6, 700.0]}, box, (image,))
+    for file in ("images/a.tif", "masks/a.png", "points.ply"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    scene.save(tmp_path)
+    return tmp_path
+
+
+def change(folder, edit):
+    data = json.loads((folder / SCENE_FILE).read_text())
+    edit(data)
+    (folder / SCENE_FILE).write_text(json.dumps(data))
+
+
+def test_round_trip(folder):
+    scene = Scene.load(folder)
+    again = Scene.load(folder / SCENE_FILE)
+    assert scene.images == again.images and scene.images[0].acquired == "2023-04-15T08:34:39"
+    assert scene.images[0].shift_px == (1.5, -2.0) and scene.images[0].tone.high == (100.0,)
+    np.testing.assert_array_equal(scene.box_m, again.box_m)
+    assert scene.image("a").crop_px == (10, 20)
+    with pytest.raises(SceneError, match=r"no image b\. Choose one of: a"):
+        scene.image("b")
+    assert [p.name for p in folder.glob(".*")] == []
+
+
+DAMAGE = {
+    "missing key": lambda d: d.pop("box_m"),
+    "empty box": lambda d: d.update(box_m=[[0, 0, 0], [0, 0, 0]]),
+    "no images": lambda d: d.update(images=[]),
+    "same names": lambda d: d["images"].append(d["images"][0]),
+    "unknown camera": lambda d: d["images"][0]["camera"].update(model="fisheye"),
+    "inverted tone": lambda d: d["images"][0]["tone"].update(low=[200.0]),
+    "odd split": lambda d: d["images"][0].update(split="maybe"),
+    "path outside": lambda d: d["images"][0].update(path="../../secret.tif"),
+    "absolute path": lambda d: d.update(points="/points.ply"),
+    "half a surface": lambda d: d.update(surface="surface.tif"),
+    "sun that is no direction": lambda d: d["images"][0].update(sun_direction=[0, 0, 5]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named_and_mended(folder, name):
+    change(folder, DAMAGE[name])
+    with pytest.raises(SceneError, match=r"scene.json is damaged \(.+\)\. Run skyfall-process again\.$"):
+        Scene.load(folder)
+
+
+def test_other_versions_other_files_and_no_scene(folder, tmp_path):
+    change(folder, lambda d: d.update(version=99))
+    with pytest.raises(SceneError, match=r"version 99, this program reads version 1\. Update skyfall-ns\."):
+        Scene.load(folder)
+    change(folder, lambda d: d.update(format="something"))
+    with pytest.raises(SceneError, match="is not a skyfall scene"):
+        Scene.load(folder)
+    (folder / SCENE_FILE).write_text("{ half")
+    with pytest.raises(SceneError, match="is damaged"):
+        Scene.load(folder)
+    with pytest.raises(SceneError, match=r"There is no scene at .*\. Make one with skyfall-process\."):
+        Scene.load(tmp_path / "nowhere")
+
+
+def test_a_file_that_is_gone(folder):
+    (folder / "images/a.tif").unlink()
+    with pytest.raises(SceneError, match=r"images/a.tif is missing\. Run skyfall-process again"):
+        Scene.load(folder)
+
+
+def test_tone_is_its_formula():
+    tone = Tone((100.0, 0.0), (300.0, 10.0), gamma=2.0)
+    np.testing.assert_allclose(tone.apply(np.array([[150, 10], [50, 20]], np.uint16)), [[0.5, 1.0], [0.0, 1.0]])
