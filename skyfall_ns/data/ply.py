@@ -60,9 +60,9 @@ def read_ply(path: Path) -> Cloud:
     try:
         with open(path, "rb") as file:
             count, dtype = _header(file)
+            if count * dtype.itemsize > os.fstat(file.fileno()).st_size - file.tell():
+                raise ValueError("it ends too early")
             rows = np.frombuffer(file.read(count * dtype.itemsize), dtype)
-        if len(rows) != count:
-            raise ValueError("it ends too early")
         xyz = np.stack([rows[name] for name in "xyz"], 1).astype(np.float64)
         rgb = np.stack([rows[name] for name in ("red", "green", "blue")], 1).astype(np.uint8)
         if not np.isfinite(xyz).all():

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from skyfall_ns.errors import SceneError
+from skyfall_ns.geo.cameras import camera_from_dict
 
 SCENE_FILE = "scene.json"
 FORMAT = "skyfall-scene"
@@ -168,7 +169,7 @@ def _from_json(data: dict[str, Any], folder: Path) -> Scene:
             folder=folder,
         )
         _validate(scene)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise SceneError(f"{folder / SCENE_FILE} is damaged ({reason}). Run skyfall-process again.") from error
     return scene
@@ -242,8 +243,9 @@ def _validate_image(image: SceneImage) -> None:
         raise ValueError(f"split of {image.name} is neither train nor test")
     if image.width <= 0 or image.height <= 0:
         raise ValueError(f"size of {image.name} is not positive")
-    if image.camera.get("model") not in ("affine", "quadratic", "pinhole"):
-        raise ValueError(f"camera model of {image.name} is unknown")
+    if not image.name or set(image.name) & set("/\\"):
+        raise ValueError(f"name {image.name!r} is no file name")
+    camera_from_dict(image.camera)
     if not image.tone.low or len(image.tone.low) != len(image.tone.high) or image.tone.gamma <= 0:
         raise ValueError(f"tone of {image.name} is incomplete")
     if any(high <= low for low, high in zip(image.tone.low, image.tone.high, strict=True)):

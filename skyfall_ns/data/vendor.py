@@ -146,10 +146,10 @@ def read_crop(image: VendorImage, corners_px: Float64[ndarray, "n 2"], margin_px
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(image.path) as source:
-                dn = source.read(image.bands, window=Window(col0, row0, col1 - col0, row1 - row0))
+                dn = source.read(indexes=list(image.bands), window=Window(col0, row0, col1 - col0, row1 - row0))
     except RasterioIOError as error:
         raise RasterError(f"{image.path} cannot be read to its end. Copy the vendor's file again.") from error
-    dn = np.ascontiguousarray(dn.transpose(1, 2, 0))
+    dn = np.ascontiguousarray(np.moveaxis(dn, 0, -1))
     valid = ~np.all(dn == image.nodata, axis=-1)
     if dn.dtype.kind == "f":
         valid &= np.isfinite(dn).all(-1)

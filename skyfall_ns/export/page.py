@@ -40,7 +40,7 @@ def write_page(folder: Path, steps: list[Step]) -> Path:
         "<h2>What the satellites saw</h2>",
         *(_figure(folder, p, p.stem) for p in previews),
         "<h2>Surface from stereo</h2>",
-        _figure(folder, folder / "scene/previews/surface.png", "heights"),
+        _figure(folder, folder / "scene/report/surface.png", "heights"),
         _figure(folder, folder / "dsm_error.png", "trained DSM minus truth: blue too low, red too high, full at 3 m"),
         "<h2>An image held out of training</h2>",
         *(

@@ -33,6 +33,9 @@ def run(command: Callable[[], Any]) -> None:
         command()
     except SkyfallError as error:
         _fail(str(error))
+    except BrokenPipeError:  # `| head` has seen enough; what is still buffered must go nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except OSError as error:
         message = disk_message(error)
         if message is None:

@@ -3,21 +3,25 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from skyfall_ns.scripts._cli import run
+
+if TYPE_CHECKING:
+    from skyfall_ns.data.scene import Scene
+    from skyfall_ns.geo.rpc import RPC
 
 
 @dataclass(frozen=True)
 class Info:
     """Describe a scene, or tell the pixel of a point in every image."""
 
-    scene: tyro.conf.Positional[Path]
+    scene: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SCENE")]
     """Scene folder."""
-    at: tuple[float, float, float] | None = None
-    """LON LAT HEIGHT (degrees, ellipsoidal metres) of a point."""
+    at: Annotated[tuple[float, float, float] | None, tyro.conf.arg(metavar="LON LAT HEIGHT")] = None
+    """A point of the Earth: degrees, and metres above the ellipsoid."""
     json: bool = False
     """Answer in JSON."""
 
@@ -26,11 +30,11 @@ class Info:
         from skyfall_ns.data.scene import Scene
 
         scene = Scene.load(self.scene)
-        answer = describe(scene) if self.at is None else pixels(scene, self.at)
-        print(json.dumps(answer, indent=1) if self.json else _text(answer))
+        answer, text = (describe(scene), _scene_text) if self.at is None else (pixels(scene, self.at), _pixels_text)
+        print(json.dumps(answer, indent=1) if self.json else text(answer))
 
 
-def describe(scene) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+def describe(scene: "Scene") -> dict[str, Any]:
     """CRS, centre, extent, images and points of a scene."""
     import numpy as np
 
@@ -65,7 +69,7 @@ def describe(scene) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     }
 
 
-def pixels(scene, lonlath: tuple[float, float, float]) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+def pixels(scene: "Scene", lonlath: tuple[float, float, float]) -> dict[str, Any]:
     """(col, row) of a point in every image, (0, 0) the centre of the first pixel: through the adjusted RPC and through
     the fitted camera."""
     import numpy as np
@@ -73,7 +77,6 @@ def pixels(scene, lonlath: tuple[float, float, float]) -> dict[str, Any]:  # typ
     from skyfall_ns.errors import SkyfallError
     from skyfall_ns.geo.cameras import camera_from_dict
     from skyfall_ns.geo.frame import LocalFrame
-    from skyfall_ns.geo.rpc import RPC
 
     lon, lat, height = lonlath
     if not (-180 <= lon <= 180 and -90 <= lat <= 90 and np.isfinite(height)):
@@ -83,24 +86,70 @@ def pixels(scene, lonlath: tuple[float, float, float]) -> dict[str, Any]:  # typ
     images = {}
     for image in scene.images:
         camera = camera_from_dict(image.camera).project(local)
-        rpc = None if image.rpc is None else RPC.from_dict(image.rpc).project(point).tolist()
+        rpc = None if image.rpc is None else _rpc(scene, image.name).project(point).tolist()
         inside = bool(((camera >= -0.5) & (camera <= np.array([image.width, image.height]) - 0.5)).all())
         images[image.name] = {"rpc": rpc, "camera": camera.tolist(), "inside": inside}
     return {"lonlath": list(lonlath), "local_m": local.tolist(), "images": images}
 
 
-def _text(answer: dict[str, Any], indent: str = "") -> str:
-    lines = []
-    for key, value in answer.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{key}:", _text(value, indent + "  ")]
-        elif isinstance(value, list) and all(isinstance(v, float) for v in value):
-            lines.append(f"{indent}{key}: {', '.join(f'{v:.7g}' if abs(v) < 180 else f'{v:.3f}' for v in value)}")
-        else:
-            lines.append(f"{indent}{key}: {value}")
-    return "\n".join(lines)
+def _rpc(scene: "Scene", name: str) -> "RPC":
+    from skyfall_ns.errors import SceneError
+    from skyfall_ns.geo.rpc import RPC
+
+    try:
+        return RPC.from_dict(scene.image(name).rpc or {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise SceneError(f"The RPC of {name} in {scene.folder} is damaged. Run skyfall-process again.") from error
+
+
+def _scene_text(answer: dict[str, Any]) -> str:
+    lon, lat, _ = answer["center_lonlath"]
+    width, depth, _ = answer["size_m"]
+    low, high = answer["heights_m"]
+    origin = ", ".join(f"{v:.3f}" for v in answer["origin"])
+    head = ("image", "use", "pixels", "ground m", "acquired", "sun", "camera", "fit max px", "shift px")
+    rows = [
+        (
+            name,
+            image["split"],
+            "{} x {}".format(*image["size"]),
+            "" if image["gsd_m"] is None else f"{image['gsd_m']:.3f}",
+            image["acquired"] or "unknown",
+            "unknown" if image["sun_deg"] is None else "{:.1f}, {:.1f}".format(*image["sun_deg"]),
+            image["camera"],
+            f"{image['fit_max_px']:.2g}",
+            "{:+.2f}, {:+.2f}".format(*image["shift_px"]),
+        )
+        for name, image in answer["images"].items()
+    ]
+    return "\n".join([
+        f"{width:.0f} x {depth:.0f} m around lon {lon:.6f}, lat {lat:.6f}",
+        f"heights {low:.1f} to {high:.1f} m above the ellipsoid",
+        f"{answer['crs']}, origin {origin}",
+        f"points: {answer['points'] or 'none'}, surface: {answer['surface'] or 'none'}",
+        _aligned([head, *rows]),
+    ])  # fmt: skip
+
+
+def _pixels_text(answer: dict[str, Any]) -> str:
+    def pixel(colrow: list[float] | None) -> str:
+        return "none" if colrow is None else "{:.3f}, {:.3f}".format(*colrow)
+
+    rows = [
+        (name, pixel(image["rpc"]), pixel(image["camera"]), "" if image["inside"] else "outside")
+        for name, image in answer["images"].items()
+    ]
+    local = ", ".join(f"{v:.3f}" for v in answer["local_m"])
+    return f"local x, y, z: {local} m\n" + _aligned([("col, row in", "by the RPC", "by the camera", ""), *rows])
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def main() -> None:
     """Entry point."""
-    run(lambda: tyro.cli(Info, prog="skyfall-info", description=__doc__).main())
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    command = tyro.cli(Info, prog="skyfall-info", description=__doc__, config=config)
+    run(command.main)
