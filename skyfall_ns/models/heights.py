@@ -10,6 +10,7 @@ from torch.nn.functional import max_pool2d
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.models.view import DEPTH_OFFSET, View, nadir_view
 
+RIM_WEIGHT = 0.2  # of such cells: photometry may move them, stereo still has a say
 RIM_M, STEP_M = 2.0, 1.5  # how far buildings may be too wide; heights that differ by more have a wall between them
 
 
@@ -51,6 +52,6 @@ class HeightTarget:
         heights = torch.from_numpy(surface.height_m).to(device)
         known = torch.isfinite(heights)
         weight = torch.from_numpy(surface.confidence).to(device) * known
-        weight = weight * ~rims(heights, surface.resolution_m)
+        weight = weight * torch.where(rims(heights, surface.resolution_m), RIM_WEIGHT, 1.0)
         view = nadir_over(on_model, surface.x_min_m, surface.y_max_m, surface.resolution_m, columns, rows)
         return cls(view, torch.where(known, heights, torch.zeros_like(heights)), weight)

@@ -37,9 +37,9 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """Colours do not change with the direction: satellites all look from above, and light is a matter of the image."""
     background_color: Literal["random", "black", "white"] = "random"
     """A random background closes holes: what shines through can never match an image."""
-    start_opacity: float = 0.5
-    """Opacity of new splats (training.md's prototypes and Skyfall-GS: 0.5)."""
-    start_scale: float = 0.6
+    start_opacity: float = 0.7
+    """Opacity of new splats."""
+    start_scale: float = 0.4
     """Size of new splats (standard deviation) relative to the points' spacing."""
     max_scale_m: float = 2.0
     """Longest axis (standard deviation) a splat may have, metres."""
