@@ -169,7 +169,7 @@ def _from_json(data: dict[str, Any], folder: Path) -> Scene:
             folder=folder,
         )
         _validate(scene)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise SceneError(f"{folder / SCENE_FILE} is damaged ({reason}). Run skyfall-process again.") from error
     return scene
@@ -246,6 +246,13 @@ def _validate_image(image: SceneImage) -> None:
     if not image.name or set(image.name) & set("/\\"):
         raise ValueError(f"name {image.name!r} is no file name")
     camera_from_dict(image.camera)
+    if not (image.acquired is None or isinstance(image.acquired, str)):
+        raise ValueError(f"date of {image.name} is no text")
+    if not (image.rpc is None or isinstance(image.rpc, dict)):
+        raise ValueError(f"rpc of {image.name} is no dictionary")
+    numbers = (*image.tone.low, *image.tone.high, image.tone.gamma, *image.shift_px, *(image.sun_deg or ()))
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"numbers of {image.name} are not finite")
     if not image.tone.low or len(image.tone.low) != len(image.tone.high) or image.tone.gamma <= 0:
         raise ValueError(f"tone of {image.name} is incomplete")
     if any(high <= low for low, high in zip(image.tone.low, image.tone.high, strict=True)):

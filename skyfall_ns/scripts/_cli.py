@@ -31,6 +31,7 @@ def run(command: Callable[[], Any]) -> None:
     """Call `command`; bad input and disk trouble print one message on stderr and exit with code 1."""
     try:
         command()
+        sys.stdout.flush()
     except SkyfallError as error:
         _fail(str(error))
     except BrokenPipeError:  # `| head` has seen enough; what is still buffered must go nowhere

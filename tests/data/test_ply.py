@@ -23,6 +23,16 @@ def test_round_trip(tmp_path, n):
     assert [p.name for p in tmp_path.iterdir()] == ["a.ply"]
 
 
+def test_another_program_reads_the_same(tmp_path):
+    plyfile = pytest.importorskip("plyfile", reason="plyfile is not installed")
+    write_ply(tmp_path / "a.ply", cloud())
+    vertices = plyfile.PlyData.read(tmp_path / "a.ply")["vertex"]
+    names = ["x", "y", "z", "nx", "ny", "nz", "red", "green", "blue", "confidence"]
+    assert [p.name for p in vertices.properties] == names
+    np.testing.assert_array_equal(vertices["green"], cloud().rgb[:, 1])
+    np.testing.assert_allclose(vertices["ny"], cloud().normals[:, 1], rtol=1e-6)
+
+
 def test_other_programs_files_need_only_positions_and_colours(tmp_path):
     rows = np.zeros(2, [("x", "<f8"), ("y", "<f8"), ("z", "<f8"), ("red", "u1"), ("green", "u1"), ("blue", "u1")])
     rows["x"] = [1, 2]
@@ -34,7 +44,7 @@ def test_other_programs_files_need_only_positions_and_colours(tmp_path):
     np.testing.assert_array_equal(read.confidence, [1, 1])
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "endless header", "nan", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "text", "endless header", "nan", "missing", "a count without end"])
 def test_damage_is_named(tmp_path, damage):
     path = tmp_path / "a.ply"
     points = cloud()
@@ -43,6 +53,8 @@ def test_damage_is_named(tmp_path, damage):
     write_ply(path, points)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-10])
+    elif damage == "a count without end":
+        path.write_bytes(path.read_bytes().replace(b"vertex 50", b"vertex 5" + b"0" * 18))
     elif damage == "text":
         path.write_text("hello\nend_header\n")
     elif damage == "endless header":

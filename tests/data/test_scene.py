@@ -56,6 +56,8 @@ DAMAGE = {
     "empty box": lambda d: d.update(box_m=[[0, 0, 0], [0, 0, 0]]),
     "no images": lambda d: d.update(images=[]),
     "same names": lambda d: d["images"].append(d["images"][0]),
+    "camera without its matrix": lambda d: d["images"][0]["camera"].pop("matrix"),
+    "name that leads elsewhere": lambda d: d["images"][0].update(name="../a"),
     "unknown camera": lambda d: d["images"][0]["camera"].update(model="fisheye"),
     "inverted tone": lambda d: d["images"][0]["tone"].update(low=[200.0]),
     "odd split": lambda d: d["images"][0].update(split="maybe"),
@@ -71,6 +73,40 @@ def test_damage_is_named_and_mended(folder, name):
     change(folder, DAMAGE[name])
     with pytest.raises(SceneError, match=r"scene.json is damaged \(.+\)\. Run skyfall-process again\.$"):
         Scene.load(folder)
+
+
+ODD = [None, True, -1, 0, 1e308, float("inf"), float("nan"), "", "x", "../x", "/x", [], [None], {}, {"a": 1}]
+
+
+def places(data, path=()):
+    """Paths to everything inside nested lists and dictionaries."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def test_nothing_odd_in_a_scene_is_more_than_an_error(folder):
+    """Each value in turn becomes something odd: the scene is read, or refused in two sentences, and leads nowhere."""
+    whole = (folder / SCENE_FILE).read_text()
+    refused = 0
+    for path in places(json.loads(whole)):
+        for odd in ODD:
+            data = json.loads(whole)
+            spot = data
+            for key in path[:-1]:
+                spot = spot[key]
+            spot[path[-1]] = odd
+            (folder / SCENE_FILE).write_text(json.dumps(data))
+            try:
+                scene = Scene.load(folder)
+            except SceneError as error:
+                refused += 1
+                assert str(error).count(". ") >= 1 and str(error).endswith(".")
+                continue
+            for file in (scene.points, *(i.path for i in scene.images), *(i.mask for i in scene.images)):
+                assert file is None or (folder / file).resolve().is_relative_to(folder.resolve())
+    assert refused > 300
 
 
 def test_other_versions_other_files_and_no_scene(folder, tmp_path):
