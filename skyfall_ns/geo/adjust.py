@@ -149,11 +149,11 @@ def _solve(rpcs, observations, points, shifts, free_shifts: bool, iterations: in
     """Robust Gauss-Newton; the points are eliminated (Schur complement), so that 2 k unknowns remain."""
     start_height = points[:, 2].copy()
     seen = np.isfinite(observations[..., 0])
+    jacobian = _jacobians(rpcs, points)  # satellites are far: it changes by a thousandth over a kilometre
     for _ in range(iterations):
         residuals = np.nan_to_num(_residuals(rpcs, observations, points, shifts))
         distance = np.linalg.norm(residuals, axis=-1)
         weight = seen * np.minimum(1.0, HUBER_PX / np.maximum(distance, 1e-12))
-        jacobian = _jacobians(rpcs, points)
         damping = np.diag([1e-9, 1e-9, 1 / HEIGHT_PRIOR_M**2])
         normal = np.einsum("nk,nkai,nkaj->nij", weight, jacobian, jacobian) + damping
         pull = np.einsum("nk,nkai,nka->ni", weight, jacobian, residuals)

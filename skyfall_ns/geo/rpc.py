@@ -83,7 +83,10 @@ class RPC:
         """
         rpcs, crs = _read_rpcs(Path(path))
         if rpcs is not None:
-            return cls.from_rasterio(rpcs)
+            try:
+                return cls.from_rasterio(rpcs)
+            except ValueError as error:
+                raise RasterError(f"{path} has a damaged RPC ({error}). Copy the vendor's RPC again.") from error
         if crs:
             raise RasterError(
                 f"{path} is an orthoimage: it has a CRS but no RPC. "

@@ -13,6 +13,8 @@ from skyfall_ns.errors import SkyfallError
 _DISK = {
     errno.ENOSPC: ("The disk is full", "Free some space, or choose another output folder."),
     errno.EDQUOT: ("The disk quota is used up", "Free some space, or choose another output folder."),
+    errno.EFBIG: ("The file grows larger than this disk takes", "Choose another output folder."),
+    errno.EIO: ("The disk reports an error", "Check the disk, or choose another output folder."),
     errno.EROFS: ("The disk is read-only", "Choose an output folder on a writable disk."),
     errno.EACCES: ("Permission denied", "Choose a place that you may write to, or change its permissions."),
     errno.EPERM: ("Operation not permitted", "Choose a place that you may write to, or change its permissions."),
