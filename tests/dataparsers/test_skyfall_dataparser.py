@@ -1,0 +1,134 @@
+"""Scenes as Nerfstudio datasets: exact rows, sane proxies, chosen and held-out images, damaged files."""
+
+import dataclasses
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from skyfall_ns.data.ply import read_ply
+from skyfall_ns.data.scene import Scene
+from skyfall_ns.dataparsers.skyfall_dataparser import MODEL_PER_METRE, PROXY_DISTANCE, SkyfallDataParserConfig
+from skyfall_ns.errors import SceneError
+from skyfall_ns.geo.cameras import camera_from_dict
+from skyfall_ns.geo.frame import LocalFrame
+from skyfall_ns.geo.rpc import RPC
+from skyfall_ns.models.view import IMAGE_KEY, bend, view_of
+
+
+def parse(folder, split="train", **options):
+    return SkyfallDataParserConfig(data=folder, **options).setup().get_dataparser_outputs(split)
+
+
+def names(outputs) -> list[str]:
+    return [image.name for image in outputs.metadata["scene_images"]]
+
+
+@pytest.fixture
+def copy(city_scene, tmp_path):
+    """A scene that a test may damage."""
+    return shutil.copytree(city_scene, tmp_path / "scene", ignore=shutil.ignore_patterns("raw", "truth", "report"))
+
+
+def test_model_space_is_a_shift_and_one_scale(city_scene):
+    outputs, cloud = parse(city_scene), read_ply(city_scene / "points.ply")
+    scene = Scene.load(city_scene)
+    local = torch.from_numpy(cloud.xyz_m).double()
+    transform = outputs.dataparser_transform.double()
+    assert torch.equal(transform[:, :3], torch.eye(3, dtype=torch.float64))
+    expected = (local + transform[:, 3]) * outputs.dataparser_scale
+    torch.testing.assert_close(outputs.metadata["points3D_xyz"].double(), expected, atol=1e-7, rtol=0)
+    low, high = outputs.scene_box.aabb.double().numpy() / MODEL_PER_METRE + [*scene.box_m[:, :2].mean(0), 0.0]
+    np.testing.assert_allclose([low, high], scene.box_m, atol=1e-4)
+
+
+def test_rows_see_what_the_adjusted_rpc_sees(city_scene):
+    """Points all over the box, through metadata in model space, against the RPC in degrees: a hundredth of a pixel."""
+    scene = Scene.load(city_scene)
+    frame = LocalFrame.from_dict(scene.frame)
+    local = scene.box_m[0] + np.random.default_rng(0).random((200, 3)) * (scene.box_m[1] - scene.box_m[0])
+    outputs = parse(city_scene)
+    on_model = outputs.metadata["scene_on_model"]
+    means = torch.from_numpy((local - on_model.centre_m) * on_model.scale)
+    for index, image in enumerate(outputs.metadata["scene_images"]):
+        view = view_of(outputs.cameras[index : index + 1])
+        assert view.camera_from_model.dtype == torch.float64 and view.projection == "parallel"
+        seen = bend(means, view) @ view.camera_from_model[:3, :3].T + view.camera_from_model[:3, 3]
+        assert (seen[:, 2] > 0).all()
+        colrow = (seen[:, :2] + view.intrinsics[:2, 2] - 0.5).numpy()
+        expected = RPC.from_dict(image.rpc).project(frame.to_geodetic(local))
+        assert np.abs(colrow - expected).max() < 0.01
+        np.testing.assert_allclose(colrow, camera_from_dict(image.camera).project(local), atol=1e-6)
+
+
+def test_proxies_stand_near_the_scene_and_look_as_the_satellite_does(city_scene):
+    outputs = parse(city_scene)
+    half = float((outputs.scene_box.aabb[1] - outputs.scene_box.aabb[0]).max()) / 2
+    for pose, image in zip(outputs.cameras.camera_to_worlds, outputs.metadata["scene_images"], strict=True):
+        rotation, position = pose[:, :3].double(), pose[:, 3].double()
+        torch.testing.assert_close(rotation.T @ rotation, torch.eye(3, dtype=torch.float64), atol=1e-6, rtol=0)
+        assert torch.linalg.det(rotation) == pytest.approx(1, abs=1e-6)
+        towards = torch.from_numpy(camera_from_dict(image.camera).view_direction())
+        torch.testing.assert_close(position, towards * half * PROXY_DISTANCE, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(rotation[:, 2], towards, atol=1e-6, rtol=0)
+
+
+def test_images_are_chosen_and_held_out_by_name(city_scene):
+    scene = Scene.load(city_scene)
+    every = [image.name for image in scene.images]
+    held = [image.name for image in scene.images if image.split == "test"]
+    assert len(held) == 1
+    assert names(parse(city_scene)) == [n for n in every if n not in held]
+    assert names(parse(city_scene, "test")) == names(parse(city_scene, "val")) == held
+    first = every[0]
+    assert names(parse(city_scene, eval_images=(first,))) == [n for n in every if n not in (*held, first)]
+    assert names(parse(city_scene, "test", eval_images=(first,))) == [n for n in every if n in (*held, first)]
+    two = (every[1], every[2][:7] + "*")
+    assert names(parse(city_scene, images=two)) == every[1:3]
+    assert names(parse(city_scene, "test", images=two)) == every[1:3]  # none is held out: a score of fit
+    assert parse(city_scene).cameras.metadata[IMAGE_KEY].flatten().tolist() == list(range(len(every) - 1))
+    assert parse(city_scene, "test").cameras.metadata[IMAGE_KEY].item() == -1
+
+
+def test_surface_is_in_local_metres(city_scene):
+    surface = parse(city_scene).metadata["scene_on_model"].surface
+    scene = Scene.load(city_scene)
+    ellipsoidal = cv2.imread(str(city_scene / "surface.tif"), cv2.IMREAD_UNCHANGED)
+    known = np.isfinite(surface.height_m)
+    assert known.mean() > 0.5 and surface.confidence.min() >= 0 and surface.confidence.max() <= 1
+    np.testing.assert_allclose(surface.height_m[known], ellipsoidal[known] - scene.frame["origin"][2], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": ("nowhere*",)}, r"--images nowhere\* matches no image of .*\. It has: view_"),
+        ({"eval_images": ("nowhere*",)}, r"--eval-images nowhere\* matches no image"),
+        ({"eval_images": ("*",)}, r"No image of .* is left to train on\. Widen --images"),
+    ],
+)
+def test_choices_that_leave_nothing(city_scene, options, message):
+    with pytest.raises(SceneError, match=message):
+        parse(city_scene, **options)
+
+
+@pytest.mark.parametrize("file", ["surface.tif", "surface_confidence.tif"])
+def test_damaged_surface(copy, file):
+    (copy / file).write_bytes(b"II*\0 not a picture")
+    with pytest.raises(SceneError, match=rf"{file} cannot be read as heights or confidence\. Run skyfall-process"):
+        parse(copy)
+
+
+def test_missing_image_behind_the_scene(copy):
+    gone = next((copy / "images").glob("*.tif"))
+    gone.unlink()
+    with pytest.raises(SceneError, match=rf"{gone.name} is missing\. Run skyfall-process again"):
+        parse(copy)
+
+
+def test_scene_without_points(copy):
+    dataclasses.replace(Scene.load(copy), points=None).save(copy)
+    with pytest.raises(SceneError, match=r"has no points to start from\. Run skyfall-process again"):
+        parse(copy)
