@@ -23,6 +23,7 @@ def modules(pattern):
     return [name.removesuffix(".__init__") for name in names]
 
 
+PARTS = [f"skyfall_ns.models.{m}" for m in ("losses", "ssim", "rasterizers")]
 DATA = [m for m in (*modules("data/*.py"), *modules("data/city/*.py")) if not m.endswith("datamanager")]
 TRAINING = [
     *modules("dataparsers/*.py"), *modules("models/*.py"), *modules("models/rasterizers/*.py"),
@@ -36,7 +37,7 @@ RULES = {
     "geometry": (modules("geo/*.py"), HEAVY | GUESTS),
     "data": (DATA, HEAVY | GUESTS),
     "scenes can be read": (["skyfall_ns.data.scene", "skyfall_ns.data.ply"], HEAVY | GUESTS | MAPS),
-    "parts of models": (
+    "parts of models": (PARTS, {"nerfstudio", "open3d"} | GUESTS | MAPS),
         [f"skyfall_ns.models.{m}" for m in ("losses", "ssim", "rasterizers")],
         {"nerfstudio", "open3d"} | GUESTS | MAPS,
     ),
