@@ -11,6 +11,7 @@ import yaml
 from skyfall_ns.data.scene import Scene, SceneImage, Tone
 from skyfall_ns.errors import SceneError, TrainingError
 from skyfall_ns.export.placement import read_placement
+from skyfall_ns.geo.cameras import AffineCamera
 
 
 @pytest.fixture
@@ -18,7 +19,8 @@ def scene(tmp_path: Path) -> Scene:
     folder = tmp_path / "my scene"
     folder.mkdir()
     (folder / "a.tif").touch()
-    image = SceneImage("a", "a.tif", 4, 4, {"model": "affine"}, Tone((0.0,), (1.0,)))
+    camera = AffineCamera(np.array([[2.0, 0, 0, 2], [0, -2.0, 0, 2]]), None, (4, 4)).to_dict()
+    image = SceneImage("a", "a.tif", 4, 4, camera, Tone((0.0,), (1.0,)))
     box = np.array([[-100.0, -50.0, -5.0], [120.0, 60.0, 40.0]])
     scene = Scene({"crs": "EPSG:32637", "origin": [3e5, 4e6, 700.0]}, box, (image,), points=None, folder=folder)
     scene.save(folder)
