@@ -38,9 +38,6 @@ RULES = {
     "data": (DATA, HEAVY | GUESTS),
     "scenes can be read": (["skyfall_ns.data.scene", "skyfall_ns.data.ply"], HEAVY | GUESTS | MAPS),
     "parts of models": (PARTS, {"nerfstudio", "open3d"} | GUESTS | MAPS),
-        [f"skyfall_ns.models.{m}" for m in ("losses", "ssim", "rasterizers")],
-        {"nerfstudio", "open3d"} | GUESTS | MAPS,
-    ),
 }
 
 PROBE = """
