@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from skyfall_ns.data.scene import Scene, SceneImage, Tone
+from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.scripts import path
 
 
@@ -17,7 +18,8 @@ def config(tmp_path: Path) -> Path:
     scene = tmp_path / "scene"
     scene.mkdir()
     (scene / "a.tif").touch()
-    image = SceneImage("a", "a.tif", 4, 4, {"model": "affine"}, Tone((0.0,), (1.0,)))
+    camera = AffineCamera(np.array([[2.0, 0, 0, 2], [0, -2.0, 0, 2]]), None, (4, 4)).to_dict()
+    image = SceneImage("a", "a.tif", 4, 4, camera, Tone((0.0,), (1.0,)))
     box = np.array([[-90.0, -80.0, -5.0], [110.0, 70.0, 40.0]])
     Scene({"crs": "EPSG:32637", "origin": [3e5, 4e6, 700.0]}, box, (image,), points=None).save(scene)
     config = tmp_path / "config.yml"
