@@ -1,0 +1,98 @@
+"""Appearance: what light, season and sensor do to a colour, learned per image and per Gaussian (WildGaussians' form).
+
+A multi-layer perceptron reads [base colour 3 | Gaussian embedding 24 | image embedding 32] and answers a gain and an
+offset per channel; the colour seen in that image is gain * colour + offset. It starts at the identity (gain 1,
+offset 0), unlike the reference, which starts every Gaussian at grey; nothing clamps a coefficient, so whites stay white
+and gradients stay alive: colours are clamped where a picture is written, nowhere else.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+IMAGE_DIM = 32
+FREQUENCIES = 4
+GAUSSIAN_DIM = 6 * FREQUENCIES  # axis, frequency, phase
+HIDDEN = 128
+RESIDUAL_SCALE = 0.01  # the perceptron's output times this (Skyfall-GS)
+NOISE = 1e-4  # standard deviation added to the Fourier features at the start (Skyfall-GS)
+
+
+def fourier_features(means: Float[Tensor, "n 3"]) -> Float[Tensor, "n 24"]:
+    """sin(2 pi 2^k p + phase) for k = 0..3 and phase in {0, pi/2}, flattened as (axis, frequency, phase).
+
+    p is the position per axis, brought to about 0..1: centred, divided by the 97 % quantile of its magnitude, times one
+    half plus one half (Skyfall-GS 4.1)."""
+    if means.shape[0] == 0:
+        return means.new_zeros(0, GAUSSIAN_DIM)
+    centred = means - means.mean(0)
+    rank = max(1, round(0.97 * means.shape[0]))
+    reach = centred.abs().kthvalue(rank, dim=0).values.clamp_min(1e-9)
+    p = centred / reach * 0.5 + 0.5
+    frequency = 2.0 ** torch.arange(FREQUENCIES, dtype=means.dtype, device=means.device)
+    phase = means.new_tensor([0.0, torch.pi / 2])
+    angle = 2 * torch.pi * p[:, :, None, None] * frequency[:, None] + phase
+    return torch.sin(angle).flatten(1)
+
+
+def start_embeddings(means: Float[Tensor, "n 3"], generator: torch.Generator | None = None) -> Float[Tensor, "n 24"]:
+    """Per-Gaussian embeddings at the start: Fourier features of the position plus a little noise."""
+    features = fourier_features(means)
+    noise = torch.randn(features.shape, generator=generator, dtype=features.dtype)
+    return features + NOISE * noise.to(features.device)
+
+
+@dataclass(frozen=True)
+class ToneShift:
+    """What an image does to colours: gain and offset "n 3" (or broadcastable)."""
+
+    gain: Tensor
+    offset: Tensor
+
+    def __call__(self, colors: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        return self.gain * colors + self.offset
+
+
+class Appearance(nn.Module):
+    """Image embeddings and the perceptron; the Gaussians' embeddings live with the Gaussians."""
+
+    def __init__(self, num_images: int) -> None:
+        super().__init__()
+        self.images = nn.Parameter(0.01 * torch.randn(num_images, IMAGE_DIM))
+        self.mlp = nn.Sequential(
+            nn.Linear(3 + GAUSSIAN_DIM + IMAGE_DIM, HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, 6),
+        )
+        last = self.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)  # gain 1, offset 0, exactly
+        nn.init.zeros_(last.bias)
+
+    def canonical(self) -> Float[Tensor, "32"]:
+        """The mean image embedding: the look of pictures that belong to no image."""
+        return self.images.mean(0)
+
+    def between(self, first: int, second: int, share: float) -> Float[Tensor, "32"]:
+        """The look `share` of the way (0..1) from one image to another."""
+        return torch.lerp(self.images[first], self.images[second], share)
+
+    def forward(
+        self,
+        base: Float[Tensor, "n 3"],
+        gaussians: Float[Tensor, "n 24"],
+        image: Float[Tensor, "32"],
+    ) -> ToneShift:
+        """Gain and offset "n 3" of Gaussians with base colours `base`, seen in the image with embedding `image`."""
+        # The image's share of the first layer is the same for all Gaussians: one vector instead of n copies.
+        first = self.mlp[0]
+        assert isinstance(first, nn.Linear)
+        split = 3 + GAUSSIAN_DIM
+        bias = first.bias + first.weight[:, split:] @ image
+        hidden = nn.functional.linear(torch.cat([base, gaussians], -1), first.weight[:, :split], bias)
+        out = RESIDUAL_SCALE * self.mlp[1:](hidden)
+        return ToneShift(gain=1.0 + out[:, 3:], offset=out[:, :3])

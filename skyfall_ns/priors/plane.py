@@ -1,0 +1,37 @@
+"""The exact depth of a horizontal plane: an oracle for tests and a floor for comparisons."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from skyfall_ns.priors.surface import rays
+from skyfall_ns.priors.types import DepthPrediction, DepthPrior, PriorCamera, lend
+
+
+@dataclass(frozen=True)
+class PlanePrior:
+    """Depth of the plane z = `height` (model units)."""
+
+    height: float = 0.0
+
+    def __call__(self, image: Float[Tensor, "h w 3"], camera: PriorCamera) -> DepthPrediction:
+        centre, directions = rays(camera)
+        depth = (self.height - centre[2]) / directions[..., 2]
+        valid = torch.isfinite(depth) & (depth > 0)
+        return DepthPrediction(torch.where(valid, depth, torch.zeros_like(depth)), valid, "depth")
+
+
+@dataclass(frozen=True)
+class PlanePriorConfig:
+    """Depth of a horizontal plane."""
+
+    height: float = 0.0
+
+    def check(self) -> None:
+        """Nothing can be missing."""
+
+    def load(self, device: torch.device) -> AbstractContextManager[DepthPrior]:
+        return lend(PlanePrior(self.height))

@@ -1,0 +1,139 @@
+"""Depth priors: closed forms for plane and surface, a tiny real transformers model, a stub of MoGe's interface."""
+
+import math
+import sys
+import types
+
+import pytest
+import torch
+
+from skyfall_ns.errors import MissingExtraError, TrainingError
+from skyfall_ns.priors.learned import MogePriorConfig, TransformersPriorConfig
+from skyfall_ns.priors.plane import PlanePriorConfig
+from skyfall_ns.priors.surface import HeightField, SurfacePriorConfig, march
+from skyfall_ns.priors.types import PriorCamera, as_target, comparable
+
+CPU = torch.device("cpu")
+
+
+def camera(elevation_deg: float = 60.0, radius: float = 100.0, size: int = 64, fov_deg: float = 40.0) -> PriorCamera:
+    """Looking at the origin from the south."""
+    e = math.radians(elevation_deg)
+    eye = radius * torch.tensor([0.0, -math.cos(e), math.sin(e)], dtype=torch.float64)
+    forward = -eye / eye.norm()
+    right = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    down = torch.linalg.cross(forward, right)
+    view = torch.eye(4, dtype=torch.float64)
+    view[:3, :3] = torch.stack([right, down, forward])
+    view[:3, 3] = -view[:3, :3] @ eye
+    f = size / (2 * math.tan(math.radians(fov_deg) / 2))
+    k = torch.tensor([[f, 0, size / 2], [0, f, size / 2], [0, 0, 1]], dtype=torch.float64)
+    return PriorCamera(view, k, size, size)
+
+
+def flat(height: float = 0.0, cells: int = 400, cell: float = 1.0) -> HeightField:
+    return HeightField(
+        torch.full((cells, cells), height, dtype=torch.float64), -cells * cell / 2, cells * cell / 2, cell
+    )
+
+
+def picture(size: int = 64) -> torch.Tensor:
+    return torch.rand(size, size, 3, generator=torch.Generator().manual_seed(0))
+
+
+def test_surface_of_a_plane_equals_the_plane_prior():
+    view = camera()
+    with PlanePriorConfig(height=3.0).load(CPU) as plane, SurfacePriorConfig(flat(3.0)).load(CPU) as surface:
+        exact, marched = plane(picture(), view), surface(picture(), view)
+    assert marched.valid.all()
+    assert (exact.values - marched.values).abs().max() < 0.05
+    assert exact.values[32, 32].item() == pytest.approx(100 - 3 / math.sin(math.radians(60)), abs=1.0)
+
+
+def test_a_tower_hides_what_is_behind_it():
+    field = flat()
+    field.height[190:210, 190:210] = 30.0  # 20 m wide, 30 m high, on the origin
+    view = camera(elevation_deg=20, radius=150)
+    depth, ground = march(field, view), march(flat(), view)
+    centre = (32, 32)
+    face = 150 - 10 / math.cos(math.radians(20))  # the axis meets the southern wall, 10 m before the origin
+    assert depth[centre].item() == pytest.approx(face, abs=1.0)
+    both = torch.isfinite(ground) & torch.isfinite(depth)
+    assert (ground - depth)[both].min() > -0.2
+
+
+def test_holes_are_invalid():
+    field = flat()
+    field.height[:, :200] = torch.nan  # the western half
+    with SurfacePriorConfig(field).load(CPU) as surface:
+        valid = surface(picture(), camera()).valid
+    assert not valid[:, :30].any()
+    assert valid[:, 34:].all()
+
+
+def test_missing_surface_is_said_before_training():
+    with pytest.raises(TrainingError, match=r"no dense surface.*--points dense"):
+        SurfacePriorConfig(None).check()
+
+
+def test_disparity_is_compared_as_disparity():
+    depth = torch.rand(8, 8, dtype=torch.float64) * 50 + 100
+    from skyfall_ns.priors.types import DepthPrediction
+
+    prediction = DepthPrediction(7.0 / depth + 2.0, torch.ones(8, 8, dtype=torch.bool), "affine_disparity")
+    pair = torch.stack([comparable(depth, prediction.kind).flatten(), as_target(prediction).flatten()])
+    assert torch.corrcoef(pair)[0, 1].item() == pytest.approx(1.0, abs=1e-9)
+
+
+def test_missing_package_and_weights_give_the_install_line():
+    with pytest.raises(MissingExtraError, match=r"moge.*pip install git"):
+        MogePriorConfig().check()
+    pytest.importorskip("transformers", reason="the extra `depth` is not installed")
+    with pytest.raises(MissingExtraError, match="hf download"):
+        TransformersPriorConfig(weights="nobody/nothing-at-all").check()
+
+
+def test_moge_gets_the_true_field_of_view_and_its_mask_is_kept(monkeypatch, tmp_path):
+    asked = {}
+
+    class MoGeModel(torch.nn.Module):
+        @classmethod
+        def from_pretrained(cls, weights):
+            asked["weights"] = weights
+            return cls()
+
+        def infer(self, image, fov_x=None, apply_mask=True, use_fp16=True):
+            asked.update(fov_x=fov_x, shape=tuple(image.shape), low=image.min().item(), high=image.max().item())
+            depth = torch.full(image.shape[1:], 5.0)
+            depth[:10] = torch.inf
+            return {"depth": depth}
+
+    for name in ("moge", "moge.model", "moge.model.v3"):
+        module = types.ModuleType(name)
+        module.__spec__ = types.SimpleNamespace(name=name)  # type: ignore[assignment]
+        monkeypatch.setitem(sys.modules, name, module)
+    sys.modules["moge.model.v3"].MoGeModel = MoGeModel  # type: ignore[attr-defined]
+    weights = tmp_path / "model.pt"
+    weights.touch()
+    with MogePriorConfig(version="v3", weights=str(weights)).load(CPU) as prior:
+        answer = prior(picture() * 3 - 1, camera())
+    assert asked["fov_x"] == pytest.approx(40.0)
+    assert asked["shape"] == (3, 64, 64) and asked["low"] >= 0 and asked["high"] <= 1
+    assert not answer.valid[:10].any() and answer.valid[10:].all() and torch.isfinite(answer.values).all()
+
+
+def test_a_tiny_real_transformers_model_runs(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the extra `depth` is not installed")
+    backbone = transformers.Dinov2Config(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14,
+        out_indices=[1, 2, 3, 4], apply_layernorm=True, reshape_hidden_states=False,
+    )  # fmt: skip
+    config = transformers.DepthAnythingConfig(
+        backbone_config=backbone, reassemble_hidden_size=32, neck_hidden_sizes=[8, 8, 16, 16], fusion_hidden_size=8,
+        head_hidden_size=8, patch_size=14,
+    )  # fmt: skip
+    transformers.DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path)
+    transformers.DPTImageProcessor(size={"height": 56, "width": 56}, ensure_multiple_of=14).save_pretrained(tmp_path)
+    with TransformersPriorConfig(weights=str(tmp_path)).load(CPU) as prior:
+        answer = prior(picture(), camera())
+    assert answer.values.shape == (64, 64) and answer.kind == "affine_disparity" and answer.valid.all()
