@@ -15,6 +15,7 @@ from skyfall_ns.errors import RasterError, SkyfallError
 from skyfall_ns.geo.frame import LocalFrame
 
 _CELLS = 160  # per side of the grid on which the common ground is looked for
+_LEVELS = 65  # heights at which an overlap is looked for
 _LARGEST = 4.0  # times the ground that an image shows: beyond, its RPC means nothing
 
 
@@ -89,6 +90,15 @@ def check_shown(corners: Float64[ndarray, "n 2"], image: VendorImage, heights_m:
         raise RasterError(
             f"The area of interest is far larger than what {image.path} shows. Give a smaller one to --aoi or --size."
         )
+
+
+def check_overlap(images: Sequence[VendorImage], heights_m: tuple[float, float]) -> None:
+    """Raise SkyfallError unless there is a height of the range at which all images show the same place."""
+    for height in np.linspace(*heights_m, _LEVELS):
+        outlines = np.stack([_outline(image, float(height))[:, :2] for image in images])
+        if (outlines.min(1).max(0) < outlines.max(1).min(0)).all():
+            return
+    raise SkyfallError("The --images do not overlap. Give images that show the same place.")
 
 
 def share_seen_twice(images: Sequence[VendorImage], frame: LocalFrame, box: Float64[ndarray, "2 3"]) -> float:

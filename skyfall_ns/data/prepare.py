@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from skyfall_ns.data.area import Area, check_shown, common_ground, share_seen_twice
+from skyfall_ns.data.area import Area, check_overlap, check_shown, common_ground, share_seen_twice
 from skyfall_ns.data.pictures import preview, write_png
 from skyfall_ns.data.ply import Cloud, write_ply
 from skyfall_ns.data.scene import Scene, SceneImage, Tone
@@ -167,8 +167,7 @@ def _rough_crops(vendor: list[VendorImage], area: Area, search: tuple[float, flo
     """Windows that surely show the area whatever its height, and the area's corners (lon, lat)."""
     corners = area.lonlat()
     if corners is None:
-        middle = float(np.mean(search))
-        common_ground(vendor, middle)  # complain early where nothing overlaps
+        check_overlap(vendor, search)
         everything = [np.array([[0.0, 0.0], [v.width - 1.0, v.height - 1.0]]) for v in vendor]
         return [read_crop(v, e, 0) for v, e in zip(vendor, everything, strict=True)], None
     for image in vendor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from vendor_files import GROUND_M, LAT, LEANS, LON, SIZE, deliver, vendor_rpc
 
-from skyfall_ns.data.area import Area, check_shown, common_ground, share_seen_twice
+from skyfall_ns.data.area import Area, check_overlap, check_shown, common_ground, share_seen_twice
 from skyfall_ns.data.vendor import open_images
 from skyfall_ns.errors import RasterError, SkyfallError
 from skyfall_ns.geo.frame import LocalFrame
@@ -104,6 +104,15 @@ def test_images_of_different_places(tmp_path):
     images = open_images(deliver(tmp_path, [(0, 0), (300, 0)]))
     with pytest.raises(SkyfallError, match=r"The --images do not overlap\. Give"):
         common_ground(images, GROUND_M)
+
+
+def test_overlap_is_looked_for_at_every_height(tmp_path):
+    """Where a range spans kilometres, images of one place meet at the ground's height and not in the range's middle."""
+    images = open_images(deliver(tmp_path))
+    check_overlap(images, (0.0, 200.0))
+    with pytest.raises(SkyfallError, match=r"The --images do not overlap\. Give"):
+        check_overlap(images, (1900.0, 2100.0))
+    check_overlap(images, (0.0, 4000.0))
 
 
 def test_areas_are_judged_on_the_ground(tmp_path):
