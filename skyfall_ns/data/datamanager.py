@@ -28,7 +28,7 @@ def read_toned(folder: Path, image: SceneImage) -> Float32[np.ndarray, "h w 3"]:
     values = image.tone.apply(dn)
     if not np.isfinite(values).all():
         raise SceneError(f"{path} holds values that are no numbers. Process the vendor's file again.")
-    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
+    return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values
 
 
 def read_mask(folder: Path, image: SceneImage) -> Float32[np.ndarray, "h w 1"]:

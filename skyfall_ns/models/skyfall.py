@@ -37,9 +37,9 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """Colours do not change with the direction: satellites all look from above, and light is a matter of the image."""
     background_color: Literal["random", "black", "white"] = "random"
     """A random background closes holes: what shines through can never match an image."""
-    start_opacity: float = 0.7
+    start_opacity: float = 0.8
     """Opacity of new splats."""
-    start_scale: float = 0.4
+    start_scale: float = 0.5
     """Size of new splats (standard deviation) relative to the points' spacing."""
     max_scale_m: float = 2.0
     """Longest axis (standard deviation) a splat may have, metres."""
@@ -259,7 +259,8 @@ class SkyfallModel(SplatfactoModel):
         """Densify as gsplat does, below the cap; keep sizes in bounds; stop when the scene has collapsed."""
         full = self.num_points >= self.config.max_gaussians
         self.strategy.grow_grad2d = math.inf if full else self.config.densify_grad_thresh
-        super().step_post_backward(step)
+        if step > 0:  # gsplat 1.4.0 would reset all opacities at step 0
+            super().step_post_backward(step)
         with torch.no_grad():
             self.scales.clamp_(max=math.log(self.config.max_scale_m * self.on_model.scale))
         self._stop_if_collapsed()
