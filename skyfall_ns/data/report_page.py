@@ -37,7 +37,7 @@ def page(data: dict[str, Any], residuals: Sequence[Residuals], pictures: str) ->
     parts += ["<h2>Images</h2>", _cameras(data), "<h2>Previews, and the tie points that adjust the images</h2>"]
     for name in data["cameras"]:
         ties = (f"{pictures}/{name}_ties.png", "tie points: green kept, red rejected")
-        parts.append(_figures([(f"previews/{name}.png", name), ties]))
+        parts.append(f"<div>{_figures([(f'previews/{name}.png', name), ties])}</div>")
     parts += ["<h2>Agreement of the images</h2>", _pairs(data["adjustment"]["pairs"], residuals)]
     parts += ["<h2>Where it came from</h2>", _sources(data), "</html>"]
     return "\n".join(parts)
