@@ -115,8 +115,7 @@ def prepare(
         with watch.step("surface", "Matching a dense surface"):
             views = [_wide_view(v, i, frame, box, options) for v, i in zip(vendor, images, strict=True) if _train(i)]
             toned, cameras = [v[0] for v in views], [v[1] for v in views]
-            gray = [t.mean(-1).astype(np.float32) for t in toned]
-            surface = dense_surface(gray, cameras, box, options.resolution_m, progress=progress)
+            surface = dense_surface(toned, cameras, box, options.resolution_m, progress=progress)
             scene = _write_surface(scene, surface, frame, folder)
         with watch.step("points", "Colouring points"):
             points = surface_points(surface, toned, cameras, _spacing_m(box, options))

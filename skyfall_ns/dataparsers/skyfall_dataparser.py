@@ -100,6 +100,7 @@ class SkyfallDataParser(DataParser):
             metadata={
                 "points3D_xyz": torch.from_numpy((cloud.xyz_m - centre) * MODEL_PER_METRE).float(),
                 "points3D_rgb": torch.from_numpy(cloud.rgb),
+                "points3D_normals": torch.from_numpy(cloud.normals).float(),
                 "scene_images": tuple(chosen),
                 "scene_on_model": on_model,
             },

@@ -2,6 +2,8 @@
 
 Every ground cell tries every height of the box; the views are warped to each height plane by their cameras and
 compared by normalised cross-correlation. Images need no common radiometry: gains and hazes cancel in the correlation.
+Where many views look, a coarse sweep comes first, and later ones ask only the views that the surface so far lets see a
+cell: the feet of walls are hidden from one side, and views that see a wall instead would make the roof too wide.
 """
 
 import math
@@ -19,17 +21,40 @@ from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.geo.raster import Grid
 from skyfall_ns.geo.sgm import aggregate
 from skyfall_ns.geo.stereo_cost import UNIT, Matching, cost_volume
+from skyfall_ns.geo.visibility import lowest_visible_m
 
 CONVERGENCE_DEG = (2.5, 45.0)  # pairs outside have no parallax, or look too different
 BEST_DEG = 17.0
 MAX_PAIRS = 28
-STEP_PX = 0.15  # parallax of one height step in the widest pair
-P2 = 150  # of costs in 1/100, for a jump; small steps are cheaper (slopes)
-FEW, P1_FEW = Matching(window=7, best_share=0.4), 5  # one or two pairs: noise is the enemy
-MANY, P1_MANY = Matching(window=3, best_share=0.15), 15  # many pairs average noise away: edges stay sharp
-MANY_PAIRS = 10
 TILE_VOXELS = 220_000_000  # 3 bytes each
 TILE_OVERLAP = 48  # cells
+HIDDEN_M = 0.5  # a view that looks this far below the surface's edge may still see the cell
+NEAR_M = 3.0  # beyond the surface so far, later sweeps look this far up and down
+GAMMA = 2.2  # of pictures: hues are those of the light itself
+HAZE_PERCENTILE = 0.3  # the darkest light of an image comes from the air (dark-object subtraction)
+HUE_FLOOR = 0.05  # of the sum of three bands of light: the hue of darker pixels is noise
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One pass over all heights; `p1` and `p2` are the prices (1/100) of small and large height steps. Cells are
+    `coarser` times as wide as the surface's, and one height step moves the widest pair's match by `step_px`."""
+
+    matching: Matching
+    p1: int
+    p2: int
+    step_px: float
+    coarser: int = 1
+
+
+FEW = (Sweep(Matching(window=7, best_share=0.4), 5, 150, 0.15),)  # noise is the enemy
+_MATCHING = Matching(window=3, best_share=0.4, hue_weight=1.0, height_price=0.5)
+MANY = (  # many pairs average noise away: edges stay sharp
+    Sweep(Matching(window=3, best_share=0.3, hue_weight=0.5, height_price=0.5), 15, 150, 0.9, coarser=2),
+    Sweep(_MATCHING, 25, 100, 0.45),
+    Sweep(_MATCHING, 25, 100, 0.45),
+)
+MANY_PAIRS = 10
 
 
 @dataclass(frozen=True)
@@ -42,17 +67,16 @@ class Surface:
 
 
 def dense_surface(
-    images: Sequence[Float32[ndarray, "h w"]],
+    images: Sequence[Float32[ndarray, "h w *b"]],
     cameras: Sequence[AffineCamera],
     box_m,
     resolution_m: float = 0.5,
-    step_m: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Surface:
     """The upper surface inside the box ([2, 3]: min and max, local metres), one height per cell.
 
-    `images` are gray, NaN where a pixel is unusable. `step_m` (None: what the views' parallax resolves) is the spacing
-    of the heights tried. Raises SkyfallError where no two views differ enough in direction.
+    `images` are gray "h w" or colour "h w 3" in 0..1, gamma-coded as pictures are, NaN where a pixel is unusable.
+    Raises SkyfallError where no two views differ enough in direction.
     """
     box_m = np.asarray(box_m, np.float64)
     pairs = good_pairs(cameras)
@@ -62,16 +86,15 @@ def dense_surface(
             f"No two images look from directions between {low:g} and {high:g} degrees apart. "
             "Add an image from another direction, or go without dense points (--points sparse)."
         )
-    step_m = step_m or height_step_m(cameras, pairs)
-    heights = np.arange(box_m[0, 2], box_m[1, 2] + step_m, step_m)
-    grid = Grid.over(box_m, resolution_m)
+    sweeps = MANY if len(pairs) >= MANY_PAIRS else FEW
     used = sorted({view for pair in pairs for view in pair})
-    images = [_prepared(images[v], cameras[v], resolution_m) for v in used]
-    cameras = [cameras[v] for v in used]
+    views = _Views([images[v] for v in used], [cameras[v] for v in used], resolution_m, sweeps)
     pairs = [(used.index(i), used.index(j)) for i, j in pairs]
+    grid = Grid.over(box_m, resolution_m)
     height = np.full((grid.height, grid.width), np.nan, np.float32)
     confidence = np.zeros_like(height)
-    tiles = list(_tiles(grid, len(heights)))
+    step_m = height_step_m(cameras, pairs, sweeps[-1].step_px)
+    tiles = list(_tiles(grid, math.ceil((box_m[1, 2] - box_m[0, 2]) / step_m)))
     for number, (window, core) in enumerate(tiles):
         part = Grid(
             grid.x_min_m + window[1].start * resolution_m,
@@ -81,7 +104,7 @@ def dense_surface(
             window[0].stop - window[0].start,
         )
         tile_progress = _part_of(progress, number, len(tiles))
-        h, c = _tile_surface(images, cameras, pairs, part, heights, tile_progress)
+        h, c = _tile_surface(views, pairs, part, (box_m[0, 2], box_m[1, 2]), sweeps, tile_progress)
         inner = tuple(slice(k.start - w.start, k.stop - w.start) for k, w in zip(core, window, strict=True))
         height[core], confidence[core] = h[inner], c[inner]
     return Surface(grid, height, confidence)
@@ -102,13 +125,13 @@ def convergence_deg(a: AffineCamera, b: AffineCamera) -> float:
     return math.degrees(math.acos(min(1.0, float(a.view_direction() @ b.view_direction()))))
 
 
-def height_step_m(cameras: Sequence[AffineCamera], pairs: Sequence[tuple[int, int]]) -> float:
-    """The height that moves the widest pair's match by STEP_PX."""
+def height_step_m(cameras: Sequence[AffineCamera], pairs: Sequence[tuple[int, int]], step_px: float) -> float:
+    """The height that moves the widest pair's match by `step_px`."""
     slopes = [camera.view_direction()[:2] / camera.view_direction()[2] for camera in cameras]
     parallax = max(
         float(np.linalg.norm(slopes[i] - slopes[j])) / max(cameras[i].gsd_m(), cameras[j].gsd_m()) for i, j in pairs
     )
-    return STEP_PX / parallax
+    return step_px / parallax
 
 
 def _part_of(progress, number: int, count: int):
@@ -116,18 +139,46 @@ def _part_of(progress, number: int, count: int):
     return None if progress is None else lambda done, total: progress(number * total + done, count * total)
 
 
-def _prepared(image: Float32[ndarray, "h w"], camera: AffineCamera, resolution_m: float) -> Float32[ndarray, "h w"]:
-    """Scaled to about 0..255, and smoothed where the grid is coarser than the pixels; unusable pixels stay NaN."""
-    image = np.asarray(image, np.float32)
-    valid = np.isfinite(image)
-    low, high = np.percentile(image[valid][:: max(1, valid.sum() // 1_000_000)], [0.5, 99.5])
-    scaled = (image - np.float32(low)) * np.float32(255.0 / max(high - low, 1e-6))
+class _Views:
+    """The cameras, and their images prepared for every cell size that the sweeps need."""
+
+    def __init__(self, images, cameras: Sequence[AffineCamera], resolution_m: float, sweeps: tuple[Sweep, ...]) -> None:
+        self.cameras = cameras
+        sizes = {resolution_m * sweep.coarser for sweep in sweeps}
+        self._images = {s: [_prepared(i, c, s) for i, c in zip(images, cameras, strict=True)] for s in sizes}
+
+    def at(self, cell_m: float) -> list[Float32[ndarray, "h w k"]]:
+        """The images for cells of a size."""
+        return self._images[cell_m]
+
+
+def _prepared(
+    image: Float32[ndarray, "h w *b"], camera: AffineCamera, resolution_m: float
+) -> Float32[ndarray, "h w k"]:
+    """Gray scaled to about 0..255 and, of colour images, two hues: smoothed where the grid is coarser than the pixels;
+    unusable pixels stay NaN."""
+    bands = np.asarray(image, np.float32).reshape(*image.shape[:2], -1)
+    valid = np.isfinite(bands).all(-1)
     coarser = resolution_m / camera.gsd_m()
     if coarser > 1.5:
         weight = cv2.GaussianBlur(valid.astype(np.float32), (0, 0), 0.5 * coarser)
-        smooth = cv2.GaussianBlur(np.where(valid, scaled, 0), (0, 0), 0.5 * coarser)
-        scaled = np.where(valid, smooth / np.maximum(weight, 1e-6), np.nan).astype(np.float32)
-    return scaled
+        smooth = cv2.GaussianBlur(np.where(valid[..., None], bands, 0), (0, 0), 0.5 * coarser).reshape(bands.shape)
+        bands = smooth / np.maximum(weight, 1e-6)[..., None]
+    gray = bands.mean(-1)
+    low, high = np.percentile(gray[valid][:: max(1, valid.sum() // 1_000_000)], [0.5, 99.5])
+    layers = [(gray - np.float32(low)) * np.float32(255.0 / max(high - low, 1e-6))]
+    if bands.shape[2] == 3:
+        layers += _hues(np.where(valid[..., None], bands, 0), valid)
+    return np.where(valid[..., None], np.stack(layers, -1), np.nan).astype(np.float32)
+
+
+def _hues(bands: Float32[ndarray, "h w 3"], valid) -> list[Float32[ndarray, "h w"]]:
+    """Shares of red and blue in the light above the haze: the same in sun and in shadow."""
+    light = np.clip(bands, 0, None) ** np.float32(GAMMA)
+    haze = np.percentile(light[valid], HAZE_PERCENTILE, axis=0).astype(np.float32)
+    light = np.clip(light - haze, 0, None)
+    total = light.sum(-1) + np.float32(HUE_FLOOR)
+    return [light[..., k] / total for k in (0, 2)]
 
 
 def _tiles(grid: Grid, levels: int) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
@@ -149,15 +200,46 @@ def _tiles(grid: Grid, levels: int) -> Iterator[tuple[tuple[slice, slice], tuple
             yield window, core
 
 
-def _tile_surface(images, cameras, pairs, grid: Grid, heights, progress):
+def _tile_surface(views: _Views, pairs, grid: Grid, range_m: tuple[float, float], sweeps, progress):
     """Heights and confidence of one tile."""
-    matching, p1 = (MANY, P1_MANY) if len(pairs) >= MANY_PAIRS else (FEW, P1_FEW)
-    cost, seen = cost_volume(images, cameras, pairs, grid, heights, matching, progress)
-    total = aggregate(cost, p1, np.full(cost.shape[:2], P2, np.int16))
-    height, index = _minimum(total, heights)
-    confidence = _confidence(cost, total, index)
-    height, confidence = _without_outliers(height, confidence)
+    height = None
+    for number, sweep in enumerate(sweeps):
+        cells = _coarse(grid, sweep.coarser)
+        low, high = range_m if height is None else _around(height, range_m)
+        heights = np.arange(low, high + 1e-6, height_step_m(views.cameras, pairs, sweep.step_px))
+        lowest = _lowest_seen(height, cells, views.cameras)
+        part = _part_of(progress, number, len(sweeps))
+        images = views.at(cells.resolution_m)
+        cost, seen = cost_volume(images, views.cameras, pairs, cells, heights, lowest, sweep.matching, part)
+        total = aggregate(cost, sweep.p1, np.full(cost.shape[:2], sweep.p2, np.int16))
+        height, index = _minimum(total, heights)
+        height, confidence = _without_outliers(
+            height, _confidence(cost, index, sweep.matching.height_price * (heights[1] - heights[0]))
+        )
     return np.where(seen, height, np.nan).astype(np.float32), np.where(seen, confidence, 0).astype(np.float32)
+
+
+def _coarse(grid: Grid, coarser: int) -> Grid:
+    """The grid in cells `coarser` times as wide; it may reach a little further south and east."""
+    width, height = -(-grid.width // coarser), -(-grid.height // coarser)
+    return Grid(grid.x_min_m, grid.y_max_m, grid.resolution_m * coarser, width, height)
+
+
+def _around(height, range_m: tuple[float, float]) -> tuple[float, float]:
+    """The heights that a later sweep tries."""
+    return max(range_m[0], float(height.min()) - NEAR_M), min(range_m[1], float(height.max()) + NEAR_M)
+
+
+def _lowest_seen(height, grid: Grid, cameras: Sequence[AffineCamera]) -> Float32[ndarray, "v h w"]:
+    """Per view, from which height on a cell is seen, by the surface so far; it is eroded by a cell, because it is too
+    wide. Without a surface everything is seen."""
+    if height is None:
+        return np.full((len(cameras), grid.height, grid.width), -np.inf, np.float32)
+    finer = -(-grid.width // height.shape[1])
+    spread = np.repeat(np.repeat(height, finer, axis=0), finer, axis=1)[: grid.height, : grid.width]
+    eroded = cv2.erode(spread, np.ones((3, 3)))
+    lowest = [lowest_visible_m(eroded, grid.resolution_m, camera.view_direction()) for camera in cameras]
+    return np.stack(lowest) - np.float32(HIDDEN_M)
 
 
 def _minimum(total: UInt16[ndarray, "h w d"], heights):
@@ -173,10 +255,10 @@ def _minimum(total: UInt16[ndarray, "h w d"], heights):
     return (heights[0] + (index + offset) * (heights[1] - heights[0])).astype(np.float32), index
 
 
-def _confidence(cost: UInt8[ndarray, "h w d"], total, index) -> Float32[ndarray, "h w"]:
-    """In 0..1: how well the views agree at the chosen height, times how much worse the best other height is."""
-    agreement = 1.0 - np.take_along_axis(cost, index[..., None], axis=2)[..., 0].astype(np.float32) / UNIT
-    return np.clip(agreement, 0, 1)
+def _confidence(cost: UInt8[ndarray, "h w d"], index, price: float) -> Float32[ndarray, "h w"]:
+    """In 0..1: how well the views agree at the chosen height; `price` per step is no disagreement."""
+    disagreement = np.take_along_axis(cost, index[..., None], axis=2)[..., 0] - np.float32(price) * index
+    return np.clip(1.0 - disagreement / UNIT, 0, 1).astype(np.float32)
 
 
 def _without_outliers(height, confidence):

@@ -11,14 +11,13 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample
 
 from skyfall_ns.models.rasterizers import Rendering
 from skyfall_ns.models.view import View
 
-SHARPNESS_PER_M = 0.4  # EOGS
-FORGIVEN_M = 0.7  # depth differences that are the splats' own thickness
-CELL_M = 0.7  # of the sun's depth map
+SHARPNESS_PER_M = 2.0
+FORGIVEN_M = 1.2  # depth differences that are the splats' own thickness
+CELL_M = 0.35  # of the sun's depth map
 AMBIENT_START = 0.5  # of the colour in full shadow, after the tone curve
 
 
@@ -51,10 +50,17 @@ def sunlit(
     camera, k = view.camera_from_model.to(points), view.intrinsics.to(points)
     seen = points @ camera[:3, :3].T + camera[:3, 3]
     pixels = seen[:, :2] @ k[:2, :2].T + k[:2, 2]
-    grid = 2 * pixels / points.new_tensor([view.width, view.height]) - 1
-    first = grid_sample(sun_depth.to(points)[None, None], grid[None, None], align_corners=False)[0, 0, 0]
-    behind = torch.relu(seen[:, 2] - first - forgiven)
-    return torch.where(first > 0, torch.exp(-sharpness * behind), torch.ones_like(behind))
+    corner = (pixels - 0.5).floor()
+    share = pixels - 0.5 - corner
+    light = torch.zeros_like(seen[:, 0])
+    for column, row in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        x, y = corner[:, 0].long() + column, corner[:, 1].long() + row
+        inside = (x >= 0) & (x < view.width) & (y >= 0) & (y < view.height)
+        first = sun_depth.to(points)[y.clamp(0, view.height - 1), x.clamp(0, view.width - 1)]
+        behind = torch.where(inside & (first > 0), torch.relu(seen[:, 2] - first - forgiven), 0.0)
+        weight = (share[:, 0] if column else 1 - share[:, 0]) * (share[:, 1] if row else 1 - share[:, 1])
+        light += weight * torch.exp(-sharpness * behind)
+    return light
 
 
 class Sunlight(nn.Module):
@@ -98,6 +104,6 @@ class Sunlight(nn.Module):
         with torch.no_grad():
             low, high = means.amin(0), means.amax(0)
             view = sun_view(torch.tensor(direction), low.cpu(), high.cpu(), CELL_M * self._scale)
-            lit = sunlit(means, draw(view).depth, view, SHARPNESS_PER_M / self._scale, FORGIVEN_M * self._scale)
+            lit = sunlit(means, draw(view).sharp_depth(), view, SHARPNESS_PER_M / self._scale, FORGIVEN_M * self._scale)
         self._lit[key] = (means.shape[0], step, lit)
         return lit

@@ -21,10 +21,10 @@ from skyfall_ns.models.heights import HeightTarget, height_m, nadir_over
 from skyfall_ns.models.metrics import image_scores
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
 from skyfall_ns.models.shadows import Sunlight
+from skyfall_ns.models.start import SH_C0, start_splats
 from skyfall_ns.models.tone import ImageTone
 from skyfall_ns.models.view import View, bend, image_of, sun_of, view_of
 
-SH_C0 = 0.28209479177387814  # the constant spherical harmonic
 NAMES = ("means", "scales", "quats", "features_dc", "opacities")
 
 
@@ -40,7 +40,7 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     start_opacity: float = 0.8
     """Opacity of new splats."""
     start_scale: float = 0.5
-    """Size of new splats (standard deviation) relative to the points' spacing."""
+    """Size of new splats (standard deviation along the surface) relative to the points' spacing."""
     max_scale_m: float = 2.0
     """Longest axis (standard deviation) a splat may have, metres."""
     max_gaussians: int = 1_000_000
@@ -97,17 +97,9 @@ class SkyfallModel(SplatfactoModel):
         self._surface: HeightTarget | None = None
 
     def _start(self, xyz: Tensor, rgb: Tensor) -> dict[str, nn.Parameter]:
-        n = xyz.shape[0]
         size = self.config.start_scale * self.on_model.point_spacing_m * self.on_model.scale
-        quats = torch.zeros(n, 4)
-        quats[:, 0] = 1.0
-        start = {
-            "means": xyz.float().clone(),
-            "scales": torch.full((n, 3), math.log(size)),
-            "quats": quats,
-            "features_dc": (rgb.float() / 255 - 0.5) / SH_C0,
-            "opacities": torch.logit(torch.full((n, 1), self.config.start_opacity)),
-        }
+        normals = self.kwargs["metadata"]["points3D_normals"]
+        start = start_splats(xyz, rgb, normals, size, self.config.start_opacity)
         return {name: nn.Parameter(start[name]) for name in NAMES}
 
     def _strategy(self) -> DefaultStrategy:
@@ -284,7 +276,7 @@ class SkyfallModel(SplatfactoModel):
                 west, north = x_min_m + column * resolution_m, y_max_m - row * resolution_m
                 size = part[1].stop - column, part[0].stop - row
                 drawn = self.render_depth(nadir_over(self.on_model, west, north, resolution_m, *size))
-                heights[part] = height_m(drawn.depth, self.on_model).cpu().numpy()
+                heights[part] = height_m(drawn.sharp_depth(), self.on_model).cpu().numpy()
                 alphas[part] = drawn.alpha.cpu().numpy()
         return heights, alphas
 

@@ -64,7 +64,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def surface(images):
-    return dense_surface(images, VIEWS, BOX, 0.5, 0.25)
+    return dense_surface(images, VIEWS, BOX, 0.5)
 
 
 def errors(surface) -> np.ndarray:
@@ -73,7 +73,7 @@ def errors(surface) -> np.ndarray:
 
 
 def test_two_views_recover_slope_and_block(images):
-    surface = dense_surface(images[:2], VIEWS[:2], BOX, 0.5, 0.25)
+    surface = dense_surface(images[:2], VIEWS[:2], BOX, 0.5)
     error = np.abs(errors(surface))
     assert np.isfinite(surface.height_m).all()
     assert np.median(error) < 0.1
@@ -81,7 +81,7 @@ def test_two_views_recover_slope_and_block(images):
 
 
 def test_more_views_are_better(images, surface):
-    two = np.abs(errors(dense_surface(images[:2], VIEWS[:2], BOX, 0.5, 0.25)))
+    two = np.abs(errors(dense_surface(images[:2], VIEWS[:2], BOX, 0.5)))
     four = np.abs(errors(surface))
     assert four.mean() < 0.8 * two.mean()
     assert (four < 1).mean() > 0.95
@@ -95,13 +95,13 @@ def test_confidence_tells_good_cells_from_bad(surface):
 
 def test_progress_counts_to_the_end(images):
     calls = []
-    dense_surface(images[:2], VIEWS[:2], BOX, 2.0, 2.0, progress=lambda done, total: calls.append((done, total)))
+    dense_surface(images[:2], VIEWS[:2], BOX, 2.0, progress=lambda done, total: calls.append((done, total)))
     assert [c[0] for c in calls] == list(range(1, len(calls) + 1)) and calls[-1][0] == calls[-1][1]
 
 
 def test_tiles_leave_no_seam(images, surface, monkeypatch):
     monkeypatch.setattr("skyfall_ns.geo.stereo.TILE_VOXELS", 2_200_000)
-    tiled = dense_surface(images, VIEWS, BOX, 0.5, 0.25)
+    tiled = dense_surface(images, VIEWS, BOX, 0.5)
     assert (np.abs(tiled.height_m - surface.height_m) < 0.05).mean() > 0.98
 
 
@@ -109,7 +109,7 @@ def test_unusable_pixels_are_unknown(images):
     masked = [image.copy() for image in images[:2]]
     for image in masked:
         image[:, : SIZE // 2] = np.nan
-    surface = dense_surface(masked, VIEWS[:2], BOX, 1.0, 0.5)
+    surface = dense_surface(masked, VIEWS[:2], BOX, 1.0)
     assert np.isnan(surface.height_m[:, :40]).all() and not surface.confidence[:, :40].any()
     assert np.isfinite(surface.height_m[:, 60:]).all()
 
@@ -118,12 +118,12 @@ def test_pairs_and_steps():
     views = [camera(0, 0), camera(0, 1), camera(0, 17), camera(180, 40)]
     assert convergence_deg(views[0], views[2]) == pytest.approx(17)
     assert good_pairs(views)[0] == (0, 2) and (0, 1) not in good_pairs(views) and (2, 3) not in good_pairs(views)
-    assert height_step_m(views, [(0, 2)]) == pytest.approx(0.15 * GSD_M / np.tan(np.deg2rad(17)))
+    assert height_step_m(views, [(0, 2)], 0.15) == pytest.approx(0.15 * GSD_M / np.tan(np.deg2rad(17)))
 
 
 def test_views_from_one_direction_are_refused(images):
     with pytest.raises(SkyfallError, match=r"^No two images look from directions .* apart\. Add an image"):
-        dense_surface([images[0], images[0]], [VIEWS[0], VIEWS[0]], BOX, 0.5, 0.25)
+        dense_surface([images[0], images[0]], [VIEWS[0], VIEWS[0]], BOX, 0.5)
 
 
 def test_a_tower_hides_the_ground_behind_it():

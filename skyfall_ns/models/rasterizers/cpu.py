@@ -30,16 +30,16 @@ class CpuRasterizer:
         n = gaussians.means.shape[0]
         probe = torch.zeros(1, n, 2, requires_grad=torch.is_grad_enabled())
         camera = _Camera(view)
-        parts, weighted_depth, alpha, radii = [], None, None, None
+        parts, weighted_depth, alpha, radii, median = [], None, None, None, None
         for start in range(0, max(colors.shape[1], 1), 3):
             group = colors[:, start : start + 3]
-            image, radii = _Rasterize.apply(
+            image, radii, middle = _Rasterize.apply(
                 gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, group, probe, camera, absgrad
             )  # type: ignore[misc]
             parts.append(image[..., : group.shape[1]])
             if start == 0:
-                weighted_depth, alpha = image[..., 3], image[..., 4]
-        assert weighted_depth is not None and alpha is not None and radii is not None
+                weighted_depth, alpha, median = image[..., 3], image[..., 4], middle
+        assert weighted_depth is not None and alpha is not None and radii is not None and median is not None
         depth = torch.where(alpha > 0, weighted_depth / alpha.clamp_min(1e-10), torch.zeros_like(alpha))
         info = {
             "means2d": probe,
@@ -49,7 +49,7 @@ class CpuRasterizer:
             "n_cameras": 1,
             "gaussian_ids": None,
         }
-        return Rendering(torch.cat(parts, -1), depth, alpha, info)
+        return Rendering(torch.cat(parts, -1), depth, alpha, info, median if median.numel() else None)
 
 
 class _Camera:
@@ -98,8 +98,8 @@ class _Lists:
 
 
 class _Rasterize(torch.autograd.Function):
-    """(means, quats, scales, opacities, colours, probe) -> image [h, w, 5] (three colours, weighted depth, alpha) and
-    radii. The probe carries the centres out and their gradients back, as gsplat's means2d does."""
+    """(means, quats, scales, opacities, colours, probe) -> image [h, w, 5] (three colours, weighted depth, alpha), radii
+    and, where no gradients are wanted, median depths. The probe carries the centres out and their gradients back, as gsplat's means2d does."""
 
     @staticmethod
     def forward(
@@ -112,27 +112,28 @@ class _Rasterize(torch.autograd.Function):
         probe: Tensor,
         camera: _Camera,
         absgrad: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         arrays = tuple(_array(t) for t in (means, quats, scales, opacities))
         padded = np.zeros((means.shape[0], 3), np.float32)
         padded[:, : colors.shape[1]] = _array(colors)
-        keep = any(ctx.needs_input_grad)
+        keep = probe.requires_grad  # gradients are enabled: parameters ask for them even where they are not
         image = np.zeros((camera.height, camera.width, 5), np.float32)
         remains = np.ones((camera.height, camera.width), np.float32)
+        median = np.zeros((0, 0) if keep else (camera.height, camera.width), np.float32)
         with _ONE_AT_A_TIME:
             lists = _Lists(camera, *arrays)
             bits = np.zeros(lists.pairs if keep else 0, np.uint16)
             cpu_blend.blend(
                 lists.footprints, padded, lists.rect, camera.columns, camera.width, camera.height, lists.first_entry,
-                lists.of_gaussian, lists.of_pair, lists.order, bits, keep, image, remains,
+                lists.of_gaussian, lists.of_pair, lists.order, bits, keep, image, remains, median,
             )  # fmt: skip
         probe.data[0] = torch.from_numpy(lists.footprints[:, :2]).where(torch.from_numpy(lists.radii > 0)[:, None], 0)
         if keep:
             ctx.kept = (arrays, padded, camera, lists, bits, remains)
             ctx.probe, ctx.absgrad, ctx.inputs = probe, absgrad, (means, quats, scales, opacities, colors)
-        radii = torch.from_numpy(lists.radii)
-        ctx.mark_non_differentiable(radii)
-        return torch.from_numpy(image).to(means.dtype), radii
+        radii, middle = torch.from_numpy(lists.radii), torch.from_numpy(median)
+        ctx.mark_non_differentiable(radii, middle)
+        return torch.from_numpy(image).to(means.dtype), radii, middle
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -90,10 +90,10 @@ def _offsets(footprint, x, y, places):
 
 @njit(cache=True, forceinline=True)
 def _blend_block(footprints, colors, entries, numbers, x, y, live, places, bits, keep, state):
-    """One block front to back; leaves color (3), depth and transmittance in `state` [5 * 16]."""
+    """One block front to back; leaves colour (3), depth, alpha, transmittance and median depth in `state` [7 * 16]."""
     zero, one = splat(np.float32(0)), splat(np.float32(1))
     stop, cap = splat(STOP), splat(ALPHA_MAX)
-    left, red, green, blue, depth = one, zero, zero, zero, zero
+    left, red, green, blue, depth, middle, half = one, zero, zero, zero, zero, zero, splat(np.float32(0.5))
     for i in range(entries.shape[0]):
         gaussian = entries[i]
         footprint = footprints[gaussian]
@@ -106,6 +106,8 @@ def _blend_block(footprints, colors, entries, numbers, x, y, live, places, bits,
         after = left - alpha * left
         passed = above(after, stop) & seen
         weight = choose(passed, alpha * left, zero)
+        if not keep:  # training reads no medians
+            middle = choose(passed & above(left, half), splat(footprint[DEPTH]), middle)
         left = choose(passed, after, left)
         red = fma(weight, splat(colors[gaussian, 0]), red)
         green = fma(weight, splat(colors[gaussian, 1]), green)
@@ -122,15 +124,17 @@ def _blend_block(footprints, colors, entries, numbers, x, y, live, places, bits,
     store(state, 3 * PIXELS, depth)
     store(state, 4 * PIXELS, one - left)
     store(state, 5 * PIXELS, left)
+    store(state, 6 * PIXELS, choose(above(left, half), zero, middle))
 
 
 @njit(parallel=True, cache=True)
 def blend(
     footprints, colors, rect, columns, width, height, first_entry, of_gaussian, of_pair, order, bits, keep, image,
-    remains,
+    remains, median,
 ):  # fmt: skip
     """Draw all tiles: `image` [h, w, 5] gets three colours, weighted depth and alpha, `remains` [h, w] the
-    transmittance; with `keep`, `order` and `bits` are filled for the way back."""
+    transmittance; with `keep`, `order` and `bits` are filled for the way back, without it `median` [h, w], the depth at
+    which the transmittance passes one half (0 where it does not)."""
     for tile in prange(first_entry.shape[0] - 1):
         start, end = first_entry[tile], first_entry[tile + 1]
         if start == end:
@@ -141,7 +145,7 @@ def blend(
         if keep:
             order[start:end] = sequence
         first, entries, numbers = _block_lists(rect, gaussians, pairs, sequence, column, row)
-        state, places = np.empty(6 * PIXELS, np.float32), _PLACES.copy()
+        state, places = np.empty(7 * PIXELS, np.float32), _PLACES.copy()
         for block in range(BLOCKS * BLOCKS):
             if first[block] == first[block + 1]:
                 continue
@@ -158,6 +162,8 @@ def blend(
                     for channel in range(5):
                         image[i, j, channel] = state[channel * PIXELS + lane]
                     remains[i, j] = state[5 * PIXELS + lane]
+                    if not keep:
+                        median[i, j] = state[6 * PIXELS + lane]
 
 
 @njit(cache=True)

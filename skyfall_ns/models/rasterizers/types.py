@@ -24,6 +24,8 @@ class Gaussians:
 class Rendering:
     """A picture over nothing: `color` is not divided by alpha, `depth` is (expected depth, 0 where alpha is 0).
 
+    `median_depth` is the depth of the Gaussian at which the transmittance passes one half (0 where it does not): sharp
+    at edges, without gradients. Only the CPU rasterizer tells it, and only where no gradients are wanted.
     `info` holds what gsplat's strategies ask for: means2d [1, n, 2] (with .grad, and .absgrad if asked for, after the
     backward pass), radii [1, n] int32 px, width, height, n_cameras, gaussian_ids."""
 
@@ -31,6 +33,11 @@ class Rendering:
     depth: Float[Tensor, "h w"]
     alpha: Float[Tensor, "h w"]
     info: dict[str, Any] = field(default_factory=dict)
+    median_depth: Float[Tensor, "h w"] | None = None
+
+    def sharp_depth(self) -> Float[Tensor, "h w"]:
+        """The median depth where there is one, the expected depth elsewhere."""
+        return self.depth if self.median_depth is None else self.median_depth
 
 
 class ViewLike(Protocol):

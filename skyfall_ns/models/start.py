@@ -1,0 +1,52 @@
+"""Splats to start from: flat discs on the surface that the points give, so that walls seen from above are thin.
+
+A stack of round splats in a wall hides a strip of ground far beyond the wall, because many faint rims add up.
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from skyfall_ns.geo.points import WALL_SPACINGS
+
+SH_C0 = 0.28209479177387814  # the constant spherical harmonic
+THICKNESS = 0.2  # of a disc, relative to its radius
+
+
+def start_splats(
+    xyz: Float[Tensor, "n 3"], rgb: UInt8[Tensor, "n 3"], normals: Float[Tensor, "n 3"], size: float, opacity: float
+) -> dict[str, Tensor]:
+    """Raw parameters (log scales, logit opacities) of one splat per point.
+
+    `size` is the standard deviation along the surface, in the unit of `xyz`; points down walls are sparser, and their
+    splats taller. Points without a normal (zero) become balls.
+    """
+    n = xyz.shape[0]
+    quats, scales = _discs(normals.double().numpy(), size)
+    return {
+        "means": xyz.float().clone(),
+        "scales": torch.from_numpy(np.log(scales)).float(),
+        "quats": torch.from_numpy(quats).float(),
+        "features_dc": (rgb.float() / 255 - 0.5) / SH_C0,
+        "opacities": torch.full((n, 1), math.log(opacity / (1 - opacity))),
+    }
+
+
+def _discs(normals: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
+    """Quaternions (wxyz) and scales of discs whose third axis is the normal, the first one level."""
+    known = np.linalg.norm(normals, axis=1) > 0.5
+    quats, scales = np.tile([1.0, 0.0, 0.0, 0.0], (len(normals), 1)), np.full((len(normals), 3), size)
+    third = normals[known] / np.linalg.norm(normals[known], axis=1, keepdims=True)
+    level = np.stack([-third[:, 1], third[:, 0], np.zeros(len(third))], 1)
+    length = np.linalg.norm(level, axis=1, keepdims=True)
+    first = np.where(length > 1e-6, level / np.maximum(length, 1e-6), [1.0, 0.0, 0.0])
+    axes = np.stack([first, np.cross(third, first), third], -1)
+    quats[known] = Rotation.from_matrix(axes).as_quat()[:, [3, 0, 1, 2]]
+    steep = 1 - np.abs(third[:, 2])
+    scales[known, 1] = size * (1 + (WALL_SPACINGS - 1) * steep)
+    scales[known, 2] = size * THICKNESS
+    return quats, scales
