@@ -72,6 +72,11 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().to(device="cpu", dtype=torch.float32).contiguous().numpy()
 
 
+def _room(*shape: int) -> np.ndarray:
+    """Float32 memory that begins at a line of the cache."""
+    return torch.empty(*shape, dtype=torch.float32).numpy()
+
+
 def _rows(tensor: Tensor, columns: int | None = None) -> np.ndarray:
     """A tensor as the kernels read it: at least sixteen rows, of `columns` numbers; what is added is zero."""
     array = _array(tensor)
@@ -88,7 +93,7 @@ class _Lists:
 
     def __init__(self, camera: _Camera, arrays: tuple[np.ndarray, ...], colors: np.ndarray) -> None:
         n = len(colors)
-        self.footprints = np.empty((n, cpu_project.FOOTPRINT), np.float32)
+        self.footprints = _room(n, cpu_project.FOOTPRINT)
         self.radii, self.centres = np.empty(n, np.int32), np.empty((n, 2), np.float32)
         histogram = np.empty((cpu_tiles.CHUNKS, camera.tiles), np.int64)
         cpu_project.project(
@@ -111,11 +116,13 @@ class _Picture:
         self.color = np.empty((*shape, channels), np.float32)
         self.depth, self.alpha, self.remains = (np.empty(shape, np.float32) for _ in range(3))
         self.median = np.empty((0, 0) if keep else shape, np.float32)
+        self.of_record = np.empty(len(lists.of_gaussian) if keep else 0, np.int32)
         self.took = np.empty(len(lists.of_gaussian) if keep else 0, np.uint64)
         self.bits = np.empty(lists.first_pair[-1] if keep else 0, np.uint16)
         self.used = np.empty(camera.tiles, np.int64)
         cpu_blend.blend(
-            get_num_threads(), lists.footprints, camera.columns, lists.first_entry, lists.first_pair, lists.of_gaussian, self.took,
+            get_num_threads(), lists.footprints, camera.columns, lists.first_entry, lists.first_pair, lists.of_gaussian,
+            lists.first_record, self.of_record, self.took,
             self.bits, self.used, self.color, self.depth, self.alpha, self.remains, self.median,
         )  # fmt: skip
 
@@ -160,14 +167,14 @@ class _Rasterize(torch.autograd.Function):
             for grad, dimensions in zip(grads, (3, 2, 2), strict=False)
         )
         n, rows = ctx.inputs[0].shape[0], len(arrays[0])
-        records = np.empty((lists.first_record[-1], cpu_blend_back.RECORD), np.float32)
+        records = _room(lists.first_record[-1], cpu_blend_back.RECORD)
         out = [np.empty_like(a) for a in arrays] + [np.empty((rows, _CHANNELS), np.float32)]
         centres = np.empty((rows, 2), np.float32)
         absolute = np.empty((rows if ctx.absgrad else 0, 2), np.float32)
         with _ONE_AT_A_TIME:
             cpu_blend_back.blend_backward(
                 get_num_threads(), lists.footprints, camera.columns, lists.first_entry, lists.first_pair, lists.of_gaussian,
-                lists.first_record, picture.took, picture.bits, picture.used, picture.depth, picture.remains, d_color,
+                picture.of_record, picture.took, picture.bits, picture.used, picture.depth, picture.remains, d_color,
                 d_depth, d_alpha, ctx.absgrad, records,
             )  # fmt: skip
             cpu_project_back.project_backward(

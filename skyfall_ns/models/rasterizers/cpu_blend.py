@@ -22,7 +22,7 @@ from skyfall_ns.models.rasterizers.cpu_project import (
     REACH,
     RED,
 )
-from skyfall_ns.models.rasterizers.cpu_tiles import BLOCKS, clip, rectangle, sort_by_depth
+from skyfall_ns.models.rasterizers.cpu_tiles import BLOCKS, clip, record_in, rectangle, sort_by_depth
 from skyfall_ns.models.rasterizers.lanes import (
     at,
     below_zero,
@@ -34,6 +34,7 @@ from skyfall_ns.models.rasterizers.lanes import (
     load,
     lowest_bit,
     minimum,
+    room,
     splat,
     store,
 )
@@ -57,7 +58,7 @@ def _places() -> np.ndarray:
     return np.concatenate([starts + lanes % SIDE, starts + lanes // SIDE]).astype(np.float32) + np.float32(0.5)
 
 
-PLACES = _places()
+PLACES = _places().ravel()
 _ZERO_COLUMN, _ZERO_ROW = (BLOCKS - 1) * PIXELS, (3 * BLOCKS - 2) * PIXELS  # of block 0 in PLACES
 
 
@@ -181,14 +182,15 @@ def _put_in_order(footprints, gaussians, near, keys, other, bins):
 
 @njit(cache=True, error_model="numpy")
 def _blend_tiles(
-    counter, longest, footprints, columns, first_entry, first_pair, of_gaussian, took, bits, used, color, depth, alpha,
+    counter, longest, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits, used, color, depth, alpha,
     remains, median,
 ):  # fmt: skip
     height, width = alpha.shape
     middles = median.shape[0] > 0
     keys, other, bins = np.empty(longest, np.uint64), np.empty(longest, np.uint64), np.empty(_BINS, np.int64)
-    near, state = np.empty(longest, np.uint32), np.empty(TILE_BLOCKS * STATES * PIXELS, np.float32)
-    places = PLACES.copy()
+    near, state = np.empty(longest, np.uint32), room(TILE_BLOCKS * STATES * PIXELS)
+    places = room(PLACES.size)
+    places[:] = PLACES
     tile = claim(counter)
     while tile < first_entry.shape[0] - 1:
         start, end = first_entry[tile], first_entry[tile + 1]
@@ -205,7 +207,7 @@ def _blend_tiles(
             )
             open_blocks &= ~full
             if not middles:
-                took[entry] = part
+                took[entry], of_record[entry] = part, record_in(footprints, first_record, gaussian, column, row)
         used[tile] = pair - first_pair[tile]
         _finish(state, column, row, color, depth, alpha, remains, median)
         tile = claim(counter)
@@ -213,18 +215,18 @@ def _blend_tiles(
 
 @njit(parallel=True, cache=True)
 def blend(
-    threads, footprints, columns, first_entry, first_pair, of_gaussian, took, bits, used, color, depth, alpha, remains,
+    threads, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits, used, color, depth, alpha, remains,
     median,
 ):  # fmt: skip
     """Draw all tiles: `color` [h, w, up to 3], `depth` (expected), `alpha` and `remains` (the transmittance) [h, w];
     lists of Gaussians are put in order. With `median` [h, w] the depth at which the transmittance passes one half is
-    told (0 where it does not); with `median` [0, 0], what the way back asks for: blocks in which each entry took part,
+    told (0 where it does not); with `median` [0, 0], what the way back asks for: each entry's record, the blocks in which it took part,
     lanes of those pairs (from the tile's first pair on), and how many pairs each tile used."""
     counter, longest = np.zeros(1, np.int64), 0
     for tile in range(first_entry.shape[0] - 1):
         longest = max(longest, first_entry[tile + 1] - first_entry[tile])
     for _ in prange(threads):
         _blend_tiles(
-            counter, longest, footprints, columns, first_entry, first_pair, of_gaussian, took, bits, used, color, depth,
+            counter, longest, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits, used, color, depth,
             alpha, remains, median,
         )  # fmt: skip

@@ -20,7 +20,7 @@ from skyfall_ns.models.rasterizers.cpu_blend import (
     offsets,
 )
 from skyfall_ns.models.rasterizers.cpu_project import BLUE, DEPTH, FOOTPRINT, GREEN, OPACITY, RED
-from skyfall_ns.models.rasterizers.cpu_tiles import BLOCKS, rectangle
+from skyfall_ns.models.rasterizers.cpu_tiles import BLOCKS
 from skyfall_ns.models.rasterizers.lanes import (
     at,
     choose,
@@ -33,7 +33,9 @@ from skyfall_ns.models.rasterizers.lanes import (
     magnitude,
     mask_of,
     minimum,
+    prefetch,
     quotient,
+    room,
     splat,
     store,
     totals,
@@ -46,6 +48,7 @@ TWO_LN2 = 2.0 * math.log(2.0)
 _STATES = 7  # dL/d(red, green, blue, weighted depth, alpha), transmittance, worth of what lies behind
 _LEFT, _BEHIND = 5 * PIXELS, 6 * PIXELS
 _ONE = np.uint64(1)
+_AHEAD = 4  # entries; the cache needs about as long to fetch what the next ones read and write
 
 
 @njit(cache=True)
@@ -119,19 +122,13 @@ def _gather(footprints, gaussian, mask, column, row, places, state, bits, pair, 
         store(records, record * RECORD, totals((su, sv, suu, suv, svv, so, sz, sr, sg, sb)))
 
 
-@njit(cache=True, forceinline=True)
-def _record_of(footprints, first_record, gaussian, column, row):
-    x0, y0, x1, _ = rectangle(footprints, gaussian)
-    across = x1 // BLOCKS - x0 // BLOCKS + 1
-    return first_record[gaussian] + (row - y0 // BLOCKS) * across + column - x0 // BLOCKS
-
-
 @njit(cache=True, error_model="numpy")
 def _back_tiles(
-    counter, footprints, columns, first_entry, first_pair, of_gaussian, first_record, took, bits, used, depth, remains,
+    counter, footprints, columns, first_entry, first_pair, of_gaussian, of_record, took, bits, used, depth, remains,
     d_color, d_depth, d_alpha, absgrad, records,
 ):  # fmt: skip
-    state, places = np.empty(TILE_BLOCKS * _STATES * PIXELS, np.float32), PLACES.copy()
+    state, places = room(TILE_BLOCKS * _STATES * PIXELS), room(PLACES.size)
+    places[:] = PLACES
     tile = claim(counter)
     while tile < first_entry.shape[0] - 1:
         row, column = tile // columns, tile % columns
@@ -139,8 +136,10 @@ def _back_tiles(
             _begin(state, column, row, d_color, d_depth, d_alpha, depth, remains)
         pair = first_pair[tile] + used[tile]
         for entry in range(first_entry[tile + 1] - 1, first_entry[tile] - 1, -1):
-            gaussian, mask = np.int64(of_gaussian[entry]), took[entry]
-            record = _record_of(footprints, first_record, gaussian, column, row)
+            gaussian, mask, record = np.int64(of_gaussian[entry]), took[entry], np.int64(of_record[entry])
+            soon = max(entry - _AHEAD, 0)
+            prefetch(footprints, np.int64(of_gaussian[soon]) * FOOTPRINT, 0)
+            prefetch(records, np.int64(of_record[soon]) * RECORD, 1)
             if mask == 0:
                 store(records, record * RECORD, 0.0)
                 continue
@@ -151,13 +150,13 @@ def _back_tiles(
 
 @njit(parallel=True, cache=True)
 def blend_backward(
-    threads, footprints, columns, first_entry, first_pair, of_gaussian, first_record, took, bits, used, depth, remains,
+    threads, footprints, columns, first_entry, first_pair, of_gaussian, of_record, took, bits, used, depth, remains,
     d_color, d_depth, d_alpha, absgrad, records,
 ):  # fmt: skip
     """Fill `records` [m, 16] from dL/d(color [h, w, up to 3], depth, alpha [h, w]), each empty where it is zero."""
     counter = np.zeros(1, np.int64)
     for _ in prange(threads):
         _back_tiles(
-            counter, footprints, columns, first_entry, first_pair, of_gaussian, first_record, took, bits, used, depth,
+            counter, footprints, columns, first_entry, first_pair, of_gaussian, of_record, took, bits, used, depth,
             remains, d_color, d_depth, d_alpha, absgrad, records,
         )  # fmt: skip

@@ -44,6 +44,7 @@ from skyfall_ns.models.rasterizers.lanes import (
     load3,
     load4,
     load_columns,
+    room,
     splat,
     square_root,
     store,
@@ -193,7 +194,7 @@ def _back_chunks(
 ):  # fmt: skip
     n = means.shape[0]
     groups = (n + WIDTH - 1) // WIDTH
-    sums, counts = np.empty(WIDTH * RECORD, np.float32), np.empty(WIDTH, np.float32)
+    sums, counts = room(WIDTH * RECORD), room(WIDTH)
     chunk = claim(counter)
     while chunk < CHUNKS:
         for group in range(groups * chunk // CHUNKS, groups * (chunk + 1) // CHUNKS):

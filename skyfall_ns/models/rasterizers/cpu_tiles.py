@@ -100,6 +100,14 @@ def fill(threads, footprints, columns, first_of_chunk, next_entry, of_gaussian, 
         _fill_chunks(counter, footprints, columns, first_of_chunk, next_entry, of_gaussian, first_record)
 
 
+@njit(cache=True, forceinline=True)
+def record_in(footprints, first_record, gaussian, column, row):
+    """A Gaussian's record in a tile."""
+    x0, y0, x1, _ = rectangle(footprints, gaussian)
+    across = x1 // BLOCKS - x0 // BLOCKS + 1
+    return first_record[gaussian] + (row - y0 // BLOCKS) * across + column - x0 // BLOCKS
+
+
 @njit(cache=True)
 def sort_by_depth(depths, gaussians, keys, other, bins):
     """Put a tile's Gaussians in order from near to far; equal depths keep their order (radix sort).

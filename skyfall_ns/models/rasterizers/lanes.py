@@ -8,12 +8,14 @@ checked.
 
 import operator
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
+from llvmlite.binding import get_host_cpu_features
+from numba import config, njit, types
+from numba.core import cgutils, errors
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
@@ -176,9 +178,22 @@ def _maximum(builder, a, b):  # type: ignore[no-untyped-def]
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
+@cache
+def _has_avx512() -> bool:
+    """Whether the kernels' machine has AVX-512, from what was asked of Numba or else from this machine."""
+    asked = f"{config.CPU_NAME or ''}{config.CPU_FEATURES or ''}"
+    return "+avx512f" in asked if asked else bool(get_host_cpu_features().get("avx512f"))
+
+
 def _quotient(builder, a, b):  # type: ignore[no-untyped-def]
-    """a / b to float32 rounding by a reciprocal, for b of ordinary size."""
-    return builder.fdiv(a, b, flags=("arcp", *_FAST))
+    """a / b to float32 rounding, for b of ordinary size; a division takes as long as ten multiplications."""
+    if not _has_avx512():
+        return builder.fdiv(a, b)
+    kind = ir.FunctionType(_VECTOR, [_VECTOR, _VECTOR, ir.IntType(WIDTH)])
+    estimate = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.rcp14.ps.512")
+    inverse = builder.call(estimate, [b, b, ir.Constant(ir.IntType(WIDTH), -1)])
+    inverse = builder.fmul(inverse, _call(builder, "fmuladd", builder.fneg(b), inverse, _constant(2.0)))
+    return builder.fmul(a, inverse)
 
 
 def _below_zero(builder, a):  # type: ignore[no-untyped-def]
@@ -410,6 +425,23 @@ def totals(typingctx, vectors):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def prefetch(typingctx, array, index, to_write):  # type: ignore[no-untyped-def]
+    """Ask for the line of the cache that holds an element; `to_write` is 0 or 1, as a literal."""
+    if not isinstance(to_write, types.IntegerLiteral):
+        raise errors.RequireLiteralValue("to_write must be a literal")
+    how = [to_write.literal_value, 3, 1]  # keep it close; data, not code
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        place = _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [place.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, *(ir.Constant(_I32, value) for value in how)])
+        return context.get_dummy_value()
+
+    return types.void(array, index, to_write), codegen
+
+
+@intrinsic
 def claim(typingctx, counter):  # type: ignore[no-untyped-def]
     """The value of counter[0] (int64), counted up for the next thread."""
 
@@ -441,6 +473,14 @@ def count_bits(typingctx, word):  # type: ignore[no-untyped-def]
     return types.int64(word), codegen
 
 
+@njit(cache=True)
+def room(size):
+    """Memory for float32 that begins at a line of the cache: lanes that straddle two lines take twice as long."""
+    memory = np.empty(size + WIDTH, np.float32)
+    start = -(memory.ctypes.data // 4) % WIDTH
+    return memory[start : start + size]
+
+
 def _exp2_coefficients() -> list[float]:
     """2^f on [-1/2, 1/2], degree 5, fitted to relative error at Chebyshev nodes (2e-7); highest power first."""
     f = 0.5 * np.cos(np.pi * (np.arange(200) + 0.5) / 200)
@@ -455,12 +495,11 @@ _ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the l
 
 def _exp2_minus(builder, a):  # type: ignore[no-untyped-def]
     """2^(-a) for a in 0..120, relative error 3e-7; anything elsewhere."""
-    x = builder.fneg(a)
-    shifted = builder.fadd(x, _constant(_ROUND))
-    fraction = builder.fsub(x, builder.fsub(shifted, _constant(_ROUND)))
-    power = _constant(_EXP2[0])
-    for coefficient in _EXP2[1:]:
-        power = _call(builder, "fmuladd", power, fraction, _constant(coefficient))
+    shifted = builder.fsub(_constant(_ROUND), a)
+    fraction = builder.fadd(a, builder.fsub(shifted, _constant(_ROUND)))  # of a: 2^-a = 2^(-whole) 2^(-fraction)
+    power = _constant(-_EXP2[0])
+    for place, coefficient in enumerate(_EXP2[1:]):
+        power = _call(builder, "fmuladd", power, fraction, _constant(coefficient if place % 2 == 0 else -coefficient))
     exponent = builder.shl(builder.bitcast(shifted, _INTS), _integers(23))
     return builder.bitcast(builder.add(builder.bitcast(power, _INTS), exponent), _VECTOR)
 
