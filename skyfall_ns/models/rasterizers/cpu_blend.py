@@ -34,6 +34,7 @@ from skyfall_ns.models.rasterizers.lanes import (
     load,
     lowest_bit,
     minimum,
+    prefetch,
     room,
     splat,
     store,
@@ -48,6 +49,7 @@ STOP = 1e-4
 LEFT, C_RED, C_GREEN, C_BLUE, C_DEPTH, MIDDLE, STATES = range(7)
 _BYTES = np.array([sum(1 << (BLOCKS * row) for row in range(rows)) for rows in range(BLOCKS + 1)], np.uint64)
 _BINS = 512
+_AHEAD = 4  # entries; the cache needs about as long to fetch what the next ones read
 _ONE, _ALL = np.uint64(1), np.int64(0xFFFF)
 
 
@@ -123,7 +125,7 @@ def _blend_gaussian(footprints, gaussian, mask, column, row, places, state, bits
         if middles:
             there = here + MIDDLE * PIXELS
             store(state, there, choose(passed & (left > 0.5), depth, load(state, there)))
-        left = choose(passed, after, choose(seen, below_zero(left), left))
+        left = choose(passed, after, choose(seen & (after <= STOP), below_zero(left), left))
         store(state, here, left)
         store(state, here + PIXELS, fma(weight, red, load(state, here + PIXELS)))
         store(state, here + 2 * PIXELS, fma(weight, green, load(state, here + 2 * PIXELS)))
@@ -201,6 +203,7 @@ def _blend_tiles(
             _put_in_order(footprints, of_gaussian[start:end], near[: end - start], keys, other, bins)
         for entry in range(start, end):
             gaussian = np.int64(of_gaussian[entry])
+            prefetch(footprints, np.int64(of_gaussian[min(entry + _AHEAD, end - 1)]) * FOOTPRINT, 0)
             mask = block_mask(footprints, gaussian, column, row) & open_blocks
             part, full, pair = _blend_gaussian(
                 footprints, gaussian, mask, column, row, places, state, bits, pair, middles
