@@ -10,6 +10,7 @@ from numba import get_num_threads
 from torch import Tensor
 
 from skyfall_ns.models.rasterizers import cpu_blend, cpu_blend_back, cpu_project, cpu_project_back, cpu_tiles
+from skyfall_ns.models.rasterizers.cpu_footprint import FOOTPRINT
 from skyfall_ns.models.rasterizers.lanes import WIDTH
 from skyfall_ns.models.rasterizers.types import EPS_2D, FAR, NEAR, Gaussians, Rendering, ViewLike
 
@@ -93,19 +94,20 @@ class _Lists:
 
     def __init__(self, camera: _Camera, arrays: tuple[np.ndarray, ...], colors: np.ndarray) -> None:
         n = len(colors)
-        self.footprints = _room(n, cpu_project.FOOTPRINT)
+        self.footprints = _room(n, FOOTPRINT)
         self.radii, self.centres = np.empty(n, np.int32), np.empty((n, 2), np.float32)
         histogram = np.empty((cpu_tiles.CHUNKS, camera.tiles), np.int64)
         cpu_project.project(
-            get_num_threads(), *arrays, colors, camera.rows, camera.intrinsics, camera.pinhole, camera.width, camera.height, EPS_2D, NEAR,
-            FAR, camera.columns, self.footprints, self.radii, self.centres, histogram,
+            get_num_threads(), *arrays, colors, camera.rows, camera.intrinsics, camera.pinhole, camera.width,
+            camera.height, EPS_2D, NEAR, FAR, camera.columns, self.footprints, self.radii, self.centres, histogram,
         )  # fmt: skip
         self.first_entry, self.first_pair, first_of_chunk = cpu_tiles.tile_starts(histogram)
         self.of_gaussian = np.empty(self.first_entry[-1], np.int32)
         self.first_record = np.empty(n + 1, np.int32)
         cpu_tiles.fill(
-            get_num_threads(), self.footprints, camera.columns, first_of_chunk, histogram, self.of_gaussian, self.first_record
-        )
+            get_num_threads(), self.footprints, camera.columns, first_of_chunk, histogram, self.of_gaussian,
+            self.first_record,
+        )  # fmt: skip
 
 
 class _Picture:
@@ -122,15 +124,15 @@ class _Picture:
         self.used = np.empty(camera.tiles, np.int64)
         cpu_blend.blend(
             get_num_threads(), lists.footprints, camera.columns, lists.first_entry, lists.first_pair, lists.of_gaussian,
-            lists.first_record, self.of_record, self.took,
-            self.bits, self.used, self.color, self.depth, self.alpha, self.remains, self.median,
+            lists.first_record, self.of_record, self.took, self.bits, self.used, self.color, self.depth, self.alpha,
+            self.remains, self.median,
         )  # fmt: skip
 
 
 class _Rasterize(torch.autograd.Function):
-    """(means, quats, scales, opacities, up to three colours, probe) -> colours [h, w, c], expected depth, alpha, radii and,
-    where no gradients are wanted, median depths. The probe carries the centres out and their gradients back, as gsplat's
-    means2d does."""
+    """(means, quats, scales, opacities, up to three colours, probe) -> colours [h, w, c], expected depth, alpha, radii
+    and, where no gradients are wanted, median depths. The probe carries the centres out and their gradients back, as
+    gsplat's means2d does."""
 
     @staticmethod
     def forward(
@@ -156,7 +158,9 @@ class _Rasterize(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         radii, median = torch.from_numpy(lists.radii[:n]), torch.from_numpy(picture.median)
         ctx.mark_non_differentiable(radii, median)
-        drawn = (torch.from_numpy(a).to(means.dtype) for a in (picture.color, picture.depth, picture.alpha))
+        # a copy: the way back reads the depth again, whatever the caller does to his
+        depth = picture.depth.copy() if keep else picture.depth
+        drawn = (torch.from_numpy(a).to(means.dtype) for a in (picture.color, depth, picture.alpha))
         return (*drawn, radii, median)
 
     @staticmethod
@@ -173,13 +177,13 @@ class _Rasterize(torch.autograd.Function):
         absolute = np.empty((rows if ctx.absgrad else 0, 2), np.float32)
         with _ONE_AT_A_TIME:
             cpu_blend_back.blend_backward(
-                get_num_threads(), lists.footprints, camera.columns, lists.first_entry, lists.first_pair, lists.of_gaussian,
-                picture.of_record, picture.took, picture.bits, picture.used, picture.depth, picture.remains, d_color,
-                d_depth, d_alpha, ctx.absgrad, records,
+                get_num_threads(), lists.footprints, camera.columns, lists.first_entry, lists.first_pair,
+                lists.of_gaussian, picture.of_record, picture.took, picture.bits, picture.used, picture.depth,
+                picture.remains, d_color, d_depth, d_alpha, ctx.absgrad, records,
             )  # fmt: skip
             cpu_project_back.project_backward(
-                get_num_threads(), *arrays, camera.rows, camera.intrinsics, camera.pinhole, EPS_2D, lists.footprints, lists.first_record,
-                records, *out, centres, absolute,
+                get_num_threads(), *arrays, camera.rows, camera.intrinsics, camera.pinhole, EPS_2D, lists.footprints,
+                lists.first_record, records, *out, centres, absolute,
             )  # fmt: skip
         if ctx.absgrad:
             previous = getattr(ctx.probe, "absgrad", None)

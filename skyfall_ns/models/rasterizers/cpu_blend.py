@@ -8,7 +8,7 @@ successive steps do not wait for each other. A pixel that has stopped has a nega
 import numpy as np
 from numba import njit, prange
 
-from skyfall_ns.models.rasterizers.cpu_project import (
+from skyfall_ns.models.rasterizers.cpu_footprint import (
     BLUE,
     CENTRE_X,
     CENTRE_Y,
@@ -184,8 +184,8 @@ def _put_in_order(footprints, gaussians, near, keys, other, bins):
 
 @njit(cache=True, error_model="numpy")
 def _blend_tiles(
-    counter, longest, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits, used, color, depth, alpha,
-    remains, median,
+    counter, longest, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits,
+    used, color, depth, alpha, remains, median,
 ):  # fmt: skip
     height, width = alpha.shape
     middles = median.shape[0] > 0
@@ -218,18 +218,18 @@ def _blend_tiles(
 
 @njit(parallel=True, cache=True)
 def blend(
-    threads, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits, used, color, depth, alpha, remains,
-    median,
+    threads, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits, used,
+    color, depth, alpha, remains, median,
 ):  # fmt: skip
     """Draw all tiles: `color` [h, w, up to 3], `depth` (expected), `alpha` and `remains` (the transmittance) [h, w];
     lists of Gaussians are put in order. With `median` [h, w] the depth at which the transmittance passes one half is
-    told (0 where it does not); with `median` [0, 0], what the way back asks for: each entry's record, the blocks in which it took part,
-    lanes of those pairs (from the tile's first pair on), and how many pairs each tile used."""
+    told (0 where it does not); with `median` [0, 0], what the way back asks for: each entry's record, the blocks in
+    which it took part, lanes of those pairs (from the tile's first pair on), and how many pairs each tile used."""
     counter, longest = np.zeros(1, np.int64), 0
     for tile in range(first_entry.shape[0] - 1):
         longest = max(longest, first_entry[tile + 1] - first_entry[tile])
     for _ in prange(threads):
         _blend_tiles(
-            counter, longest, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits, used, color, depth,
-            alpha, remains, median,
+            counter, longest, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took,
+            bits, used, color, depth, alpha, remains, median,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from skyfall_ns.models.rasterizers.cpu_blend import (
     footprint_lanes,
     offsets,
 )
-from skyfall_ns.models.rasterizers.cpu_project import BLUE, DEPTH, FOOTPRINT, GREEN, OPACITY, RED
+from skyfall_ns.models.rasterizers.cpu_footprint import BLUE, DEPTH, FOOTPRINT, GREEN, OPACITY, RED
 from skyfall_ns.models.rasterizers.cpu_tiles import BLOCKS
 from skyfall_ns.models.rasterizers.lanes import (
     at,
@@ -53,8 +53,8 @@ _AHEAD = 4  # entries; the cache needs about as long to fetch what the next ones
 
 @njit(cache=True)
 def _begin(state, column, row, d_color, d_depth, d_alpha, depth, remains):
-    """The tile's incoming gradients and transmittances. Depth is an expectation: its gradient goes to the weighted depth
-    and to alpha."""
+    """The tile's incoming gradients and transmittances. Depth is an expectation: its gradient goes to the weighted
+    depth and to alpha."""
     state[:] = 0.0
     height, width = remains.shape
     for y in range(row * TILE_PX, min((row + 1) * TILE_PX, height)):

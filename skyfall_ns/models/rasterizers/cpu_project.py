@@ -1,10 +1,6 @@
 """Gaussians to footprints on the image: gsplat's antialiased projection, sixteen Gaussians at a time.
 
-A footprint is one row of sixteen float32, a line of the cache: column and row of the centre (px), (k1, k2, k3) so that
-the weight at an offset is 2^-(u² + v²) with u = k1 dx + k2 dy and v = k3 dy, the compensated opacity, the depth, the
-largest u² + v² that still reaches an alpha of 1/255, three colours, and the first and last column and row of 4x4 px
-blocks it may touch (none: last < first). Positions are summed in float64; the rest is float32 in forms that do not
-cancel.
+Positions are summed in float64; the rest is float32 in forms that do not cancel.
 """
 
 import math
@@ -12,6 +8,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from skyfall_ns.models.rasterizers.cpu_footprint import FOOTPRINT
 from skyfall_ns.models.rasterizers.cpu_tiles import CHUNKS, count_tiles
 from skyfall_ns.models.rasterizers.lanes import (
     WIDTH,
@@ -33,9 +30,6 @@ from skyfall_ns.models.rasterizers.lanes import (
     store_integers,
 )
 
-CENTRE_X, CENTRE_Y, K1, K2, K3, OPACITY, DEPTH, REACH, RED, GREEN, BLUE = range(11)
-FIRST_X, FIRST_Y, LAST_X, LAST_Y = range(11, 15)
-FOOTPRINT = 16
 HALF_LOG2E = 0.5 * math.log2(math.e)
 ALPHA_MIN = 1.0 / 255.0
 
@@ -100,7 +94,7 @@ def footprint_axes(w, R, s):
 
 @njit(cache=True, forceinline=True)
 def covariance(p, q, eps):
-    """(a, b, c) without and (a, c) with eps on the diagonal, and both determinants; by |p x q|², free of cancellation."""
+    """(a, b, c) without and (a, c) with eps on the diagonal, and both determinants; |p x q|² does not cancel."""
     a = p[0] * p[0] + p[1] * p[1] + p[2] * p[2]
     b = p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
     c = q[0] * q[0] + q[1] * q[1] + q[2] * q[2]

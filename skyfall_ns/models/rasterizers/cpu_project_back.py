@@ -23,11 +23,8 @@ from skyfall_ns.models.rasterizers.cpu_blend_back import (
     S_Y,
     TWO_LN2,
 )
+from skyfall_ns.models.rasterizers.cpu_footprint import FOOTPRINT, K1, K2, K3
 from skyfall_ns.models.rasterizers.cpu_project import (
-    FOOTPRINT,
-    K1,
-    K2,
-    K3,
     camera_point,
     covariance,
     footprint_axes,

@@ -7,12 +7,11 @@ that what tiles leave behind is read straight on afterwards; list entries tile b
 import numpy as np
 from numba import njit, prange
 
-from skyfall_ns.models.rasterizers.lanes import at, claim
+from skyfall_ns.models.rasterizers.cpu_footprint import FIRST_X, FIRST_Y, FOOTPRINT, LAST_X, LAST_Y
+from skyfall_ns.models.rasterizers.lanes import WIDTH, at, claim
 
 BLOCKS = 8  # 4x4 px blocks along a tile's side
-WIDTH = 16  # Gaussians of a group; chunks are whole groups
 CHUNKS = 64  # of Gaussians; a fixed number, so that results do not depend on threads
-_RECT, _ROW = 11, 16  # where a footprint keeps its blocks, and how long it is
 _PAIRS = np.int64(1) << 32  # a count of pairs above a count of records in one number
 _LOW = _PAIRS - 1
 _RADIX_BITS = 9
@@ -21,12 +20,12 @@ _RADIX_BITS = 9
 @njit(cache=True, forceinline=True)
 def rectangle(footprints, i):
     """First column, first row, last column, last row of a footprint's blocks."""
-    place = i * _ROW + _RECT
+    place = i * FOOTPRINT
     return (
-        np.int64(at(footprints, place)),
-        np.int64(at(footprints, place + 1)),
-        np.int64(at(footprints, place + 2)),
-        np.int64(at(footprints, place + 3)),
+        np.int64(at(footprints, place + FIRST_X)),
+        np.int64(at(footprints, place + FIRST_Y)),
+        np.int64(at(footprints, place + LAST_X)),
+        np.int64(at(footprints, place + LAST_Y)),
     )
 
 

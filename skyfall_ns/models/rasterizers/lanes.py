@@ -1,7 +1,7 @@
-"""Sixteen floats at once in Numba: LLVM's `<16 x float>` as a type with arithmetic, masks, loads, stores, an exponential.
+"""Sixteen floats at once in Numba: LLVM's `<16 x float>` as a type with arithmetic, masks, loads, stores, exponential.
 
-Left to itself Numba does not vectorise the blend loop; written in terms of these types it runs near the speed of C. LLVM
-splits the vector where the machine's registers are shorter. This is the only file that knows about widths. Numbers
+Left to itself Numba does not vectorise the blend loop; written in terms of these types it runs near the speed of C.
+LLVM splits the vector where the machine's registers are shorter. This is the only file that knows about widths. Numbers
 beside lanes stand for sixteen equal ones. Indices of loads and stores count elements of the array's memory and are not
 checked.
 """
