@@ -1,6 +1,6 @@
 """Times whole training steps through the host's own trainer, part by part, and writes training_step.md.
 
-    python benchmarks/training_step.py                 # a synthetic city of about 516 x 975 pixels, made first
+    python benchmarks/training_step.py                 # a synthetic city of about 150 000 splats, made first
     python benchmarks/training_step.py --data SCENE    # a scene made by skyfall-process
 
 Parts are timed where they are called, so each holds what it calls and no other part. Every figure is the median of all
@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from rasterizer import machine
 
-CITY_M, CITY_VIEWS = 355, 3  # 710 x 710 pixels of half a metre are as many as 516 x 975
+CITY_M, CITY_VIEWS = 270, 3  # about 150 000 splats
 
 
 class Parts:
