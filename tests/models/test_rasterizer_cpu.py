@@ -223,6 +223,19 @@ def test_densification_statistics_are_what_gsplat_reads():
     assert len(params["means"]) > 100
 
 
+def test_a_depth_that_its_caller_overwrites_has_the_same_gradient():
+    gradients = []
+    for overwrite in (False, True):
+        tensors = leaves(*scene(seed=15), torch.float32)
+        depth = pick_rasterizer("cpu")(Gaussians(*tensors[:4]), tensors[4], parallel()).depth
+        total = depth.sum()
+        if overwrite:
+            depth.detach().fill_(1e6)
+        total.backward()
+        gradients.append(tensors[0].grad)
+    assert torch.equal(*gradients)
+
+
 def test_no_gradient_no_memory_of_it():
     gaussians, colors = scene()
     with torch.no_grad():

@@ -1,254 +1,235 @@
-"""Blending of a tile, forward and backward, sixteen pixels (a 4x4 block) at a time.
+"""Blending of a tile front to back, sixteen pixels (a 4x4 block) at a time.
 
 Rules (gsplat's): alpha = min(0.999, opacity 2^-(u² + v²)), left out below 1/255; a pixel stops before the Gaussian that
-would bring its transmittance to 1e-4 or less. Forward goes block by block with the block's state in registers and notes
-per pair which pixels took part; backward goes Gaussian by Gaussian, back to front, and needs no decision again.
+would bring its transmittance to 1e-4 or less. A tile goes Gaussian by Gaussian over the blocks each may touch, so that
+successive steps do not wait for each other. A pixel that has stopped has a negative transmittance: then nothing passes.
 """
 
 import numpy as np
 from numba import njit, prange
 
-from skyfall_ns.models.rasterizers.cpu_project import (
+from skyfall_ns.models.rasterizers.cpu_footprint import (
+    BLUE,
     CENTRE_X,
     CENTRE_Y,
     DEPTH,
+    FOOTPRINT,
+    GREEN,
     K1,
     K2,
     K3,
     OPACITY,
     REACH,
-    RECORD,
+    RED,
 )
-from skyfall_ns.models.rasterizers.cpu_tiles import BLOCKS, block_range, depth_order
+from skyfall_ns.models.rasterizers.cpu_tiles import BLOCKS, clip, record_in, rectangle, sort_by_depth
 from skyfall_ns.models.rasterizers.lanes import (
-    above,
-    at_least,
+    at,
+    below_zero,
+    bits_of,
     choose,
+    claim,
     exp2_minus,
     fma,
     load,
-    magnitude,
+    lowest_bit,
     minimum,
+    prefetch,
+    room,
     splat,
     store,
-    total,
 )
 
 PIXELS = 16  # of a block
 SIDE = 4
-ALPHA_MAX = np.float32(0.999)
-STOP = np.float32(1e-4)
-_COLUMN = np.tile(np.arange(4, dtype=np.float32), 4) + np.float32(0.5)
-_ROW = np.repeat(np.arange(4, dtype=np.float32), 4) + np.float32(0.5)
-_PLACES = np.concatenate([_COLUMN, _ROW])
+TILE_PX = BLOCKS * SIDE
+TILE_BLOCKS = BLOCKS * BLOCKS
+ALPHA_MAX = 0.999
+STOP = 1e-4
+LEFT, C_RED, C_GREEN, C_BLUE, C_DEPTH, MIDDLE, STATES = range(7)
+_BYTES = np.array([sum(1 << (BLOCKS * row) for row in range(rows)) for rows in range(BLOCKS + 1)], np.uint64)
+_BINS = 512
+_AHEAD = 4  # entries; the cache needs about as long to fetch what the next ones read
+_ONE, _ALL = np.uint64(1), np.int64(0xFFFF)
 
 
-@njit(cache=True)
-def _inside(x, y, width, height):
-    """Bits of a block's pixels that lie in the picture."""
-    bits = 0
-    for lane in range(PIXELS):
-        if x + lane % SIDE < width and y + lane // SIDE < height:
-            bits |= 1 << lane
-    return bits
+def _places() -> np.ndarray:
+    """Pixel columns, then pixel rows, of blocks -7 .. 7, sixteen numbers a block."""
+    lanes = np.arange(PIXELS)
+    starts = SIDE * np.arange(-(BLOCKS - 1), BLOCKS)[:, None]
+    return np.concatenate([starts + lanes % SIDE, starts + lanes // SIDE]).astype(np.float32) + np.float32(0.5)
 
 
-@njit(cache=True)
-def _block_lists(rect, gaussians, pairs, order, column, row):
-    """For each block of a tile, its entries front to back: positions in `order`'s list, and their pairs."""
-    first = np.zeros(BLOCKS * BLOCKS + 1, np.int64)
-    for entry in order:
-        x0, x1, y0, y1 = block_range(rect[gaussians[entry]], column, row)
-        for y in range(y0, y1 + 1):
-            for x in range(x0, x1 + 1):
-                first[(y - row * BLOCKS) * BLOCKS + x - column * BLOCKS + 1] += 1
-    for block in range(BLOCKS * BLOCKS):
-        first[block + 1] += first[block]
-    entries, numbers = np.empty(first[-1], np.int32), np.empty(first[-1], np.int64)
-    ahead = first.copy()
-    for entry in order:
-        x0, x1, y0, y1 = block_range(rect[gaussians[entry]], column, row)
-        pair = pairs[entry]
-        for y in range(y0, y1 + 1):
-            for x in range(x0, x1 + 1):
-                block = (y - row * BLOCKS) * BLOCKS + x - column * BLOCKS
-                entries[ahead[block]], numbers[ahead[block]] = gaussians[entry], pair
-                ahead[block] += 1
-                pair += 1
-    return first, entries, numbers
+PLACES = _places().ravel()
+_ZERO_COLUMN, _ZERO_ROW = (BLOCKS - 1) * PIXELS, (3 * BLOCKS - 2) * PIXELS  # of block 0 in PLACES
 
 
 @njit(cache=True, forceinline=True)
-def _offsets(footprint, x, y, places):
+def block_mask(footprints, gaussian, column, row):
+    """The blocks of a tile that a Gaussian may touch, one bit each."""
+    x0, y0, x1, y1 = rectangle(footprints, gaussian)
+    left, right = clip(x0, x1, column)
+    top, bottom = clip(y0, y1, row)
+    line = ((_ONE << np.uint64(right - left + 1)) - _ONE) << np.uint64(left)
+    return line * _BYTES[bottom - top + 1] << np.uint64(BLOCKS * top)
+
+
+@njit(cache=True, forceinline=True)
+def _nearest(offset):
+    """The block of a tile nearest to a position on the tile, and the position from there on (px)."""
+    block = min(max(np.int64(offset) // SIDE, 0), BLOCKS - 1)
+    return block, offset - np.float32(block * SIDE)
+
+
+@njit(cache=True, forceinline=True)
+def footprint_lanes(footprints, gaussian, column, row):
+    """(k1, k2, k3, u and v at the origin of the nearest block) and where PLACES holds block 0's columns and rows."""
+    place = gaussian * FOOTPRINT
+    k1, k2, k3 = at(footprints, place + K1), at(footprints, place + K2), at(footprints, place + K3)
+    bx, dx = _nearest(at(footprints, place + CENTRE_X) - np.float32(column * TILE_PX))
+    by, dy = _nearest(at(footprints, place + CENTRE_Y) - np.float32(row * TILE_PX))
+    shape = splat(k1), splat(k2), splat(k3), splat(-(k1 * dx + k2 * dy)), splat(-(k3 * dy))
+    return shape, _ZERO_COLUMN - bx * PIXELS, _ZERO_ROW - by * PIXELS
+
+
+@njit(cache=True, forceinline=True)
+def offsets(shape, places, columns, rows, block):
     """u and v of a block's pixels."""
-    k1, k2, k3 = footprint[K1], footprint[K2], footprint[K3]
-    dx, dy = x - footprint[CENTRE_X], y - footprint[CENTRE_Y]
-    column, row = load(places, 0), load(places, PIXELS)
-    u = fma(splat(k1), column, fma(splat(k2), row, splat(k1 * dx + k2 * dy)))
-    return u, fma(splat(k3), row, splat(k3 * dy))
+    x = load(places, columns + (block % BLOCKS) * PIXELS)
+    y = load(places, rows + (block // BLOCKS) * PIXELS)
+    return fma(shape[0], x, fma(shape[1], y, shape[3])), fma(shape[2], y, shape[4])
 
 
 @njit(cache=True, forceinline=True)
-def _blend_block(footprints, colors, entries, numbers, x, y, live, places, bits, keep, state):
-    """One block front to back; leaves colour (3), depth, alpha, transmittance and median depth in `state` [7 * 16]."""
-    zero, one = splat(np.float32(0)), splat(np.float32(1))
-    stop, cap = splat(STOP), splat(ALPHA_MAX)
-    left, red, green, blue, depth, middle, half = one, zero, zero, zero, zero, zero, splat(np.float32(0.5))
-    for i in range(entries.shape[0]):
-        gaussian = entries[i]
-        footprint = footprints[gaussian]
-        u, v = _offsets(footprint, x, y, places)
+def _blend_gaussian(footprints, gaussian, mask, column, row, places, state, bits, pair, middles):
+    """One Gaussian over its blocks: (blocks in which it took part, blocks that are full now, next pair)."""
+    shape, columns, rows = footprint_lanes(footprints, gaussian, column, row)
+    place = gaussian * FOOTPRINT
+    reach, opacity = splat(at(footprints, place + REACH)), splat(at(footprints, place + OPACITY))
+    red, green = splat(at(footprints, place + RED)), splat(at(footprints, place + GREEN))
+    blue, depth = splat(at(footprints, place + BLUE)), splat(at(footprints, place + DEPTH))
+    took, full = np.uint64(0), np.uint64(0)
+    while mask:
+        block = lowest_bit(mask)
+        mask &= mask - _ONE
+        u, v = offsets(shape, places, columns, rows, block)
         exponent = fma(u, u, v * v)
-        seen = at_least(splat(footprint[REACH]), exponent) & live
-        if seen == 0:
-            continue
-        alpha = minimum(splat(footprint[OPACITY]) * exp2_minus(exponent), cap)
-        after = left - alpha * left
-        passed = above(after, stop) & seen
-        weight = choose(passed, alpha * left, zero)
-        if not keep:  # training reads no medians
-            middle = choose(passed & above(left, half), splat(footprint[DEPTH]), middle)
-        left = choose(passed, after, left)
-        red = fma(weight, splat(colors[gaussian, 0]), red)
-        green = fma(weight, splat(colors[gaussian, 1]), green)
-        blue = fma(weight, splat(colors[gaussian, 2]), blue)
-        depth = fma(weight, splat(footprint[DEPTH]), depth)
-        if keep:
-            bits[numbers[i]] = passed
-        live &= ~(seen & ~passed)
-        if live == 0:
-            break
-    store(state, 0, red)
-    store(state, PIXELS, green)
-    store(state, 2 * PIXELS, blue)
-    store(state, 3 * PIXELS, depth)
-    store(state, 4 * PIXELS, one - left)
-    store(state, 5 * PIXELS, left)
-    store(state, 6 * PIXELS, choose(above(left, half), zero, middle))
+        seen = reach >= exponent
+        alpha = minimum(opacity * exp2_minus(exponent), ALPHA_MAX)
+        here = block * (STATES * PIXELS)
+        left = load(state, here)
+        part = alpha * left
+        after = left - part
+        passed = seen & (after > STOP)
+        weight = choose(passed, part, 0.0)
+        if middles:
+            there = here + MIDDLE * PIXELS
+            store(state, there, choose(passed & (left > 0.5), depth, load(state, there)))
+        left = choose(passed, after, choose(seen & (after <= STOP), below_zero(left), left))
+        store(state, here, left)
+        store(state, here + PIXELS, fma(weight, red, load(state, here + PIXELS)))
+        store(state, here + 2 * PIXELS, fma(weight, green, load(state, here + 2 * PIXELS)))
+        store(state, here + 3 * PIXELS, fma(weight, blue, load(state, here + 3 * PIXELS)))
+        store(state, here + 4 * PIXELS, fma(weight, depth, load(state, here + 4 * PIXELS)))
+        which = bits_of(passed)
+        if not middles:
+            bits[pair] = which
+            some = np.uint64(which != 0)
+            pair += np.int64(some)
+            took |= some << np.uint64(block)
+        full |= np.uint64(bits_of(left < 0.0) == _ALL) << np.uint64(block)
+    return took, full, pair
+
+
+@njit(cache=True)
+def _begin(state, column, row, width, height):
+    """Nothing drawn yet; pixels outside the picture have stopped. Returns the blocks with pixels inside."""
+    state[:] = 0.0
+    open_blocks = np.uint64(0)
+    for block in range(TILE_BLOCKS):
+        x, y = column * TILE_PX + block % BLOCKS * SIDE, row * TILE_PX + block // BLOCKS * SIDE
+        if x < width and y < height:
+            open_blocks |= _ONE << np.uint64(block)
+        for lane in range(PIXELS):
+            inside = x + lane % SIDE < width and y + lane // SIDE < height
+            state[block * STATES * PIXELS + lane] = 1.0 if inside else -1.0
+    return open_blocks
+
+
+@njit(cache=True)
+def _finish(state, column, row, color, depth, alpha, remains, median):
+    """The tile's pixels into the picture."""
+    height, width = alpha.shape
+    for y in range(row * TILE_PX, min((row + 1) * TILE_PX, height)):
+        for x in range(column * TILE_PX, min((column + 1) * TILE_PX, width)):
+            block = y // SIDE % BLOCKS * BLOCKS + x // SIDE % BLOCKS
+            here = block * STATES * PIXELS + y % SIDE * SIDE + x % SIDE
+            left = abs(state[here])
+            drawn = np.float32(1.0) - left
+            for channel in range(color.shape[2]):
+                color[y, x, channel] = state[here + (1 + channel) * PIXELS]
+            expected = state[here + C_DEPTH * PIXELS] / drawn if drawn > 0 else np.float32(0.0)
+            depth[y, x], alpha[y, x], remains[y, x] = expected, drawn, left
+            if median.shape[0]:
+                median[y, x] = state[here + MIDDLE * PIXELS] if left <= 0.5 else np.float32(0.0)
+
+
+@njit(cache=True)
+def _put_in_order(footprints, gaussians, near, keys, other, bins):
+    depths = near.view(np.float32)
+    for i in range(gaussians.shape[0]):
+        depths[i] = at(footprints, np.int64(gaussians[i]) * FOOTPRINT + DEPTH)
+    sort_by_depth(near, gaussians, keys, other, bins)
+
+
+@njit(cache=True, error_model="numpy")
+def _blend_tiles(
+    counter, longest, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits,
+    used, color, depth, alpha, remains, median,
+):  # fmt: skip
+    height, width = alpha.shape
+    middles = median.shape[0] > 0
+    keys, other, bins = np.empty(longest, np.uint64), np.empty(longest, np.uint64), np.empty(_BINS, np.int64)
+    near, state = np.empty(longest, np.uint32), room(TILE_BLOCKS * STATES * PIXELS)
+    places = room(PLACES.size)
+    places[:] = PLACES
+    tile = claim(counter)
+    while tile < first_entry.shape[0] - 1:
+        start, end = first_entry[tile], first_entry[tile + 1]
+        row, column = tile // columns, tile % columns
+        open_blocks = _begin(state, column, row, width, height)
+        pair = first_pair[tile]
+        if end > start:
+            _put_in_order(footprints, of_gaussian[start:end], near[: end - start], keys, other, bins)
+        for entry in range(start, end):
+            gaussian = np.int64(of_gaussian[entry])
+            prefetch(footprints, np.int64(of_gaussian[min(entry + _AHEAD, end - 1)]) * FOOTPRINT, 0)
+            mask = block_mask(footprints, gaussian, column, row) & open_blocks
+            part, full, pair = _blend_gaussian(
+                footprints, gaussian, mask, column, row, places, state, bits, pair, middles
+            )
+            open_blocks &= ~full
+            if not middles:
+                took[entry], of_record[entry] = part, record_in(footprints, first_record, gaussian, column, row)
+        used[tile] = pair - first_pair[tile]
+        _finish(state, column, row, color, depth, alpha, remains, median)
+        tile = claim(counter)
 
 
 @njit(parallel=True, cache=True)
 def blend(
-    footprints, colors, rect, columns, width, height, first_entry, of_gaussian, of_pair, order, bits, keep, image,
-    remains, median,
+    threads, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits, used,
+    color, depth, alpha, remains, median,
 ):  # fmt: skip
-    """Draw all tiles: `image` [h, w, 5] gets three colours, weighted depth and alpha, `remains` [h, w] the
-    transmittance; with `keep`, `order` and `bits` are filled for the way back, without it `median` [h, w], the depth at
-    which the transmittance passes one half (0 where it does not)."""
-    for tile in prange(first_entry.shape[0] - 1):
-        start, end = first_entry[tile], first_entry[tile + 1]
-        if start == end:
-            continue
-        row, column = tile // columns, tile % columns
-        gaussians, pairs = of_gaussian[start:end], of_pair[start:end]
-        sequence = depth_order(footprints, gaussians)
-        if keep:
-            order[start:end] = sequence
-        first, entries, numbers = _block_lists(rect, gaussians, pairs, sequence, column, row)
-        state, places = np.empty(7 * PIXELS, np.float32), _PLACES.copy()
-        for block in range(BLOCKS * BLOCKS):
-            if first[block] == first[block + 1]:
-                continue
-            x = (column * BLOCKS + block % BLOCKS) * SIDE
-            y = (row * BLOCKS + block // BLOCKS) * SIDE
-            inside, part = _inside(x, y, width, height), slice(first[block], first[block + 1])
-            _blend_block(
-                footprints, colors, entries[part], numbers[part], np.float32(x), np.float32(y), inside, places, bits,
-                keep, state,
-            )  # fmt: skip
-            for lane in range(PIXELS):
-                if (inside >> lane) & 1:
-                    i, j = y + lane // SIDE, x + lane % SIDE
-                    for channel in range(5):
-                        image[i, j, channel] = state[channel * PIXELS + lane]
-                    remains[i, j] = state[5 * PIXELS + lane]
-                    if not keep:
-                        median[i, j] = state[6 * PIXELS + lane]
-
-
-@njit(cache=True)
-def _load_tile(d_image, remains, column, row, width, height, gradients, left):
-    """The tile's incoming gradients [blocks, 5 * 16] and transmittances [blocks, 16]."""
-    gradients[:], left[:] = 0.0, 1.0
-    for y in range(row * BLOCKS * SIDE, min((row + 1) * BLOCKS * SIDE, height)):
-        for x in range(column * BLOCKS * SIDE, min((column + 1) * BLOCKS * SIDE, width)):
-            block = (y // SIDE % BLOCKS) * BLOCKS + x // SIDE % BLOCKS
-            lane = (y % SIDE) * SIDE + x % SIDE
-            left[block * PIXELS + lane] = remains[y, x]
-            for channel in range(5):
-                gradients[(block * 5 + channel) * PIXELS + lane] = d_image[y, x, channel]
-
-
-@njit(cache=True, forceinline=True)
-def _gather_record(footprint, color, rect, pair, column, row, bits, places, gradients, left, behind, absgrad, out):
-    """One Gaussian over its blocks of a tile: leave its sums in `out`, step the blocks' state one Gaussian back."""
-    zero, one = splat(np.float32(0)), splat(np.float32(1))
-    su, sv, suu, suv, svv, so, sz = zero, zero, zero, zero, zero, zero, zero
-    red, green, blue, ax, ay = zero, zero, zero, zero, zero
-    opacity, cap = splat(footprint[OPACITY]), splat(ALPHA_MAX)
-    x0, x1, y0, y1 = block_range(rect, column, row)
-    for by in range(y0, y1 + 1):
-        for bx in range(x0, x1 + 1):
-            passed = np.int64(bits[pair])
-            pair += 1
-            if passed == 0:
-                continue
-            block = (by - row * BLOCKS) * BLOCKS + bx - column * BLOCKS
-            u, v = _offsets(footprint, np.float32(bx * SIDE), np.float32(by * SIDE), places)
-            fall = exp2_minus(minimum(fma(u, u, v * v), splat(np.float32(100))))
-            full = opacity * fall
-            alpha = minimum(full, cap)
-            after = load(left, block * PIXELS)
-            before = after / (one - alpha)
-            base = block * 5 * PIXELS
-            d_red, d_green, d_blue = load(gradients, base), load(gradients, base + 16), load(gradients, base + 32)
-            d_depth, d_alpha = load(gradients, base + 48), load(gradients, base + 64)
-            worth = fma(d_red, splat(color[0]), fma(d_green, splat(color[1]), d_alpha))
-            worth = fma(d_blue, splat(color[2]), fma(d_depth, splat(footprint[DEPTH]), worth))
-            rest = load(behind, block * PIXELS)
-            ahead = worth - rest
-            weight = choose(passed, alpha * before, zero)
-            slope = choose(passed & at_least(cap, full), before * ahead, zero)
-            store(left, block * PIXELS, choose(passed, before, after))
-            store(behind, block * PIXELS, choose(passed, fma(alpha, ahead, rest), rest))
-            red, green, blue = fma(weight, d_red, red), fma(weight, d_green, green), fma(weight, d_blue, blue)
-            sz = fma(weight, d_depth, sz)
-            so = fma(slope, fall, so)
-            g = zero - slope * alpha
-            gu, gv = g * u, g * v
-            su, sv = su + gu, sv + gv
-            suu, suv, svv = fma(gu, u, suu), fma(gu, v, suv), fma(gv, v, svv)
-            if absgrad:
-                ax = ax + magnitude(splat(footprint[K1]) * gu)
-                ay = ay + magnitude(fma(splat(footprint[K2]), gu, splat(footprint[K3]) * gv))
-    out[0], out[1], out[2], out[3], out[4] = total(su), total(sv), total(suu), total(suv), total(svv)
-    out[5], out[6], out[7], out[8], out[9] = total(so), total(sz), total(red), total(green), total(blue)
-    two_ln2 = np.float32(2.0 * np.log(2.0))  # exponent = ln 2 (u² + v²)
-    out[10], out[11] = two_ln2 * total(ax), two_ln2 * total(ay)
-
-
-@njit(parallel=True, cache=True)
-def blend_backward(
-    footprints, colors, rect, columns, width, height, first_entry, of_gaussian, of_record, of_pair, order, bits,
-    d_image, remains, absgrad, records,
-):  # fmt: skip
-    """Fill `records` [m, 12] from dL/d(image) [h, w, 5]."""
-    for tile in prange(first_entry.shape[0] - 1):
-        start, end = first_entry[tile], first_entry[tile + 1]
-        if start == end:
-            continue
-        row, column = tile // columns, tile % columns
-        gradients = np.empty(BLOCKS * BLOCKS * 5 * PIXELS, np.float32)
-        left, behind = np.empty(BLOCKS * BLOCKS * PIXELS, np.float32), np.zeros(BLOCKS * BLOCKS * PIXELS, np.float32)
-        _load_tile(d_image, remains, column, row, width, height, gradients, left)
-        places = _PLACES.copy()
-        for i in range(end - start - 1, -1, -1):
-            entry = start + order[start + i]
-            gaussian = of_gaussian[entry]
-            _gather_record(
-                footprints[gaussian], colors[gaussian], rect[gaussian], of_pair[entry], column, row, bits, places,
-                gradients, left, behind, absgrad, records[of_record[entry]],
-            )  # fmt: skip
-
-
-assert RECORD == 12
+    """Draw all tiles: `color` [h, w, up to 3], `depth` (expected), `alpha` and `remains` (the transmittance) [h, w];
+    lists of Gaussians are put in order. With `median` [h, w] the depth at which the transmittance passes one half is
+    told (0 where it does not); with `median` [0, 0], what the way back asks for: each entry's record, the blocks in
+    which it took part, lanes of those pairs (from the tile's first pair on), and how many pairs each tile used."""
+    counter, longest = np.zeros(1, np.int64), 0
+    for tile in range(first_entry.shape[0] - 1):
+        longest = max(longest, first_entry[tile + 1] - first_entry[tile])
+    for _ in prange(threads):
+        _blend_tiles(
+            counter, longest, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took,
+            bits, used, color, depth, alpha, remains, median,
+        )  # fmt: skip

@@ -1,115 +1,140 @@
 """Which Gaussians touch which 32x32 px tile, front to back; the same lists for any number of threads.
 
-Two numberings: a *record* is one (Gaussian, tile), a *pair* one (Gaussian, 4x4 px block); both go Gaussian by Gaussian,
-so that what tiles leave behind is read straight on afterwards.
+A *record* is one (Gaussian, tile), a *pair* one (Gaussian, 4x4 px block). Records are numbered Gaussian by Gaussian, so
+that what tiles leave behind is read straight on afterwards; list entries tile by tile.
 """
 
 import numpy as np
 from numba import njit, prange
 
-from skyfall_ns.models.rasterizers.cpu_project import CHUNKS, DEPTH
+from skyfall_ns.models.rasterizers.cpu_footprint import FIRST_X, FIRST_Y, FOOTPRINT, LAST_X, LAST_Y
+from skyfall_ns.models.rasterizers.lanes import WIDTH, at, claim
 
 BLOCKS = 8  # 4x4 px blocks along a tile's side
+CHUNKS = 64  # of Gaussians; a fixed number, so that results do not depend on threads
+_PAIRS = np.int64(1) << 32  # a count of pairs above a count of records in one number
+_LOW = _PAIRS - 1
+_RADIX_BITS = 9
 
 
 @njit(cache=True, forceinline=True)
-def block_range(rect, column, row):
-    """The part of a rectangle of blocks inside tile (column, row): first and last block column, first and last row."""
+def rectangle(footprints, i):
+    """First column, first row, last column, last row of a footprint's blocks."""
+    place = i * FOOTPRINT
     return (
-        max(rect[0], column * BLOCKS),
-        min(rect[2], column * BLOCKS + BLOCKS - 1),
-        max(rect[1], row * BLOCKS),
-        min(rect[3], row * BLOCKS + BLOCKS - 1),
+        np.int64(at(footprints, place + FIRST_X)),
+        np.int64(at(footprints, place + FIRST_Y)),
+        np.int64(at(footprints, place + LAST_X)),
+        np.int64(at(footprints, place + LAST_Y)),
     )
 
 
-@njit(parallel=True, cache=True)
-def count(rect, columns, rows):
-    """Records per Gaussian [n], pairs per Gaussian [n], and records per (chunk, tile)."""
-    n = rect.shape[0]
-    records, pairs = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    histogram = np.zeros((CHUNKS, columns * rows), np.int64)
-    for chunk in prange(CHUNKS):
-        for i in range(n * chunk // CHUNKS, n * (chunk + 1) // CHUNKS):
-            x0, y0, x1, y1 = rect[i, 0], rect[i, 1], rect[i, 2], rect[i, 3]
-            if x1 < x0:
-                continue
-            pairs[i] = (x1 - x0 + 1) * (y1 - y0 + 1)
-            records[i] = (x1 // BLOCKS - x0 // BLOCKS + 1) * (y1 // BLOCKS - y0 // BLOCKS + 1)
-            for row in range(y0 // BLOCKS, y1 // BLOCKS + 1):
-                for column in range(x0 // BLOCKS, x1 // BLOCKS + 1):
-                    histogram[chunk, row * columns + column] += 1
-    return records, pairs, histogram
+@njit(cache=True, forceinline=True)
+def clip(first, last, tile):
+    """The part of a range of blocks inside a column (or row) of tiles, counted from its start."""
+    return max(first - tile * BLOCKS, 0), min(last - tile * BLOCKS, BLOCKS - 1)
 
 
-@njit(cache=True)
-def starts(values):
-    """Exclusive prefix sums with the total at the end."""
-    out = np.zeros(values.shape[0] + 1, np.int64)
-    for i in range(values.shape[0]):
-        out[i + 1] = out[i] + values[i]
-    return out
+@njit(cache=True, forceinline=True)
+def count_tiles(footprints, first, last, columns, histogram, chunk):
+    """Add the Gaussians first .. last - 1 to a chunk's counts of records and pairs per tile."""
+    for i in range(first, last):
+        x0, y0, x1, y1 = rectangle(footprints, i)
+        if x1 < x0:
+            continue
+        for row in range(y0 // BLOCKS, y1 // BLOCKS + 1):
+            top, bottom = clip(y0, y1, row)
+            for column in range(x0 // BLOCKS, x1 // BLOCKS + 1):
+                left, right = clip(x0, x1, column)
+                histogram[chunk, row * columns + column] += 1 + (right - left + 1) * (bottom - top + 1) * _PAIRS
 
 
 @njit(cache=True)
 def tile_starts(histogram):
-    """First list entry of each tile, and of each (chunk, tile) in place of its count."""
+    """First list entry and first pair of each tile [tiles + 1], first record of each chunk [chunks]; the histogram
+    becomes the first entry of each (chunk, tile)."""
     chunks, tiles = histogram.shape
-    out = np.zeros(tiles + 1, np.int64)
-    position = 0
+    entries, pairs = np.zeros(tiles + 1, np.int64), np.zeros(tiles + 1, np.int64)
+    records = np.zeros(chunks + 1, np.int64)
+    entry = pair = 0
     for tile in range(tiles):
-        out[tile] = position
+        entries[tile], pairs[tile] = entry, pair
         for chunk in range(chunks):
-            size = histogram[chunk, tile]
-            histogram[chunk, tile] = position
-            position += size
-    out[tiles] = position
-    return out
-
-
-@njit(parallel=True, cache=True)
-def fill(rect, columns, first_record, first_pair, next_entry, of_gaussian, of_record, of_pair):
-    """Tile lists in the Gaussians' order: Gaussian, record and first pair of each entry."""
-    n = rect.shape[0]
-    for chunk in prange(CHUNKS):
-        for i in range(n * chunk // CHUNKS, n * (chunk + 1) // CHUNKS):
-            if rect[i, 2] < rect[i, 0]:
-                continue
-            record, pair = first_record[i], first_pair[i]
-            for row in range(rect[i, 1] // BLOCKS, rect[i, 3] // BLOCKS + 1):
-                for column in range(rect[i, 0] // BLOCKS, rect[i, 2] // BLOCKS + 1):
-                    tile = row * columns + column
-                    entry = next_entry[chunk, tile]
-                    next_entry[chunk, tile] = entry + 1
-                    of_gaussian[entry], of_record[entry], of_pair[entry] = i, record, pair
-                    x0, x1, y0, y1 = block_range(rect[i], column, row)
-                    record += 1
-                    pair += (x1 - x0 + 1) * (y1 - y0 + 1)
+            both = histogram[chunk, tile]
+            histogram[chunk, tile] = entry
+            entry += both & _LOW
+            pair += both >> 32
+            records[chunk + 1] += both & _LOW
+    entries[tiles], pairs[tiles] = entry, pair
+    return entries, pairs, np.cumsum(records)
 
 
 @njit(cache=True)
-def depth_order(footprints, gaussians):
-    """Positions of a tile's entries from near to far; equal depths keep their order (radix sort, four passes)."""
+def _fill_chunks(counter, footprints, columns, first_of_chunk, next_entry, of_gaussian, first_record):
+    n = footprints.shape[0]
+    groups = (n + WIDTH - 1) // WIDTH
+    chunk = claim(counter)
+    while chunk < CHUNKS:
+        record = first_of_chunk[chunk]
+        for i in range(groups * chunk // CHUNKS * WIDTH, min(groups * (chunk + 1) // CHUNKS * WIDTH, n)):
+            first_record[i] = record
+            x0, y0, x1, y1 = rectangle(footprints, i)
+            if x1 < x0:
+                continue
+            for row in range(y0 // BLOCKS, y1 // BLOCKS + 1):
+                for column in range(x0 // BLOCKS, x1 // BLOCKS + 1):
+                    entry = next_entry[chunk, row * columns + column]
+                    next_entry[chunk, row * columns + column] = entry + 1
+                    of_gaussian[entry] = i
+                    record += 1
+        chunk = claim(counter)
+
+
+@njit(parallel=True, cache=True)
+def fill(threads, footprints, columns, first_of_chunk, next_entry, of_gaussian, first_record):
+    """Tile lists in the Gaussians' order, and each Gaussian's first record [n + 1]."""
+    counter = np.zeros(1, np.int64)
+    first_record[footprints.shape[0]] = of_gaussian.shape[0]
+    for _ in prange(threads):
+        _fill_chunks(counter, footprints, columns, first_of_chunk, next_entry, of_gaussian, first_record)
+
+
+@njit(cache=True, forceinline=True)
+def record_in(footprints, first_record, gaussian, column, row):
+    """A Gaussian's record in a tile."""
+    x0, y0, x1, _ = rectangle(footprints, gaussian)
+    across = x1 // BLOCKS - x0 // BLOCKS + 1
+    return first_record[gaussian] + (row - y0 // BLOCKS) * across + column - x0 // BLOCKS
+
+
+@njit(cache=True)
+def sort_by_depth(depths, gaussians, keys, other, bins):
+    """Put a tile's Gaussians in order from near to far; equal depths keep their order (radix sort).
+
+    `depths` are the bits of positive floats, [size] like `gaussians`; the rest is room to work in."""
     size = gaussians.shape[0]
-    depths = np.empty(size, np.float32)
+    least, most = depths[0], depths[0]
     for i in range(size):
-        depths[i] = footprints[gaussians[i], DEPTH]
-    keys = depths.view(np.uint32)
-    order, other = np.arange(size).astype(np.int32), np.empty(size, np.int32)
-    bins = np.empty(257, np.int64)
-    for byte in range(4):
-        shift = np.uint32(8 * byte)
+        least, most = min(least, depths[i]), max(most, depths[i])
+    for i in range(size):
+        keys[i] = np.uint64(depths[i] - least) << np.uint64(32) | np.uint64(gaussians[i])
+    spread, shift = np.uint64(most - least), np.uint64(32)
+    mask = np.uint64((1 << _RADIX_BITS) - 1)
+    while spread:
         bins[:] = 0
         for i in range(size):
-            bins[np.int64((keys[i] >> shift) & np.uint32(255)) + 1] += 1
-        if bins.max() == size:
-            continue
-        for i in range(256):
-            bins[i + 1] += bins[i]
+            bins[np.int64(keys[i] >> shift & mask)] += 1
+        place = 0
+        for digit in range(bins.shape[0]):
+            count = bins[digit]
+            bins[digit] = place
+            place += count
         for i in range(size):
-            value = order[i]
-            digit = np.int64((keys[value] >> shift) & np.uint32(255))
-            other[bins[digit]] = value
+            digit = np.int64(keys[i] >> shift & mask)
+            other[bins[digit]] = keys[i]
             bins[digit] += 1
-        order, other = other, order
-    return order
+        keys, other = other, keys
+        spread >>= np.uint64(_RADIX_BITS)
+        shift += np.uint64(_RADIX_BITS)
+    for i in range(size):
+        gaussians[i] = np.int32(keys[i] & np.uint64(0xFFFFFFFF))

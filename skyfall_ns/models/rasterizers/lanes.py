@@ -1,20 +1,29 @@
-"""Sixteen floats at once in Numba: LLVM's `<16 x float>` as a type with arithmetic, loads, stores and an exponential.
+"""Sixteen floats at once in Numba: LLVM's `<16 x float>` as a type with arithmetic, masks, loads, stores, exponential.
 
-Left to itself Numba does not vectorise the blend loop; written in terms of this type it runs at the speed of C. LLVM
-splits the vector where the machine's registers are shorter. This is the only file that knows about widths.
+Left to itself Numba does not vectorise the blend loop; written in terms of these types it runs near the speed of C.
+LLVM splits the vector where the machine's registers are shorter. This is the only file that knows about widths. Numbers
+beside lanes stand for sixteen equal ones. Indices of loads and stores count elements of the array's memory and are not
+checked.
 """
 
 import operator
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from llvmlite.binding import get_host_cpu_features
+from numba import config, njit, types
+from numba.core import cgutils, errors
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, models, register_model
 
 WIDTH = 16
-_F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_VECTOR, _INTS = ir.VectorType(_F32, WIDTH), ir.VectorType(_I32, WIDTH)
+_F32, _F64, _I1, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(1), ir.IntType(32), ir.IntType(64)
+_VECTOR, _INTS, _FLAGS = (ir.VectorType(kind, WIDTH) for kind in (_F32, _I32, _I1))
+_FAST = ("contract", "nsz")  # a * b + c may become one instruction
 
 
 class Lanes(types.Type):
@@ -24,13 +33,26 @@ class Lanes(types.Type):
         super().__init__(name="Lanes16f32")
 
 
-LANES = Lanes()
+class Mask(types.Type):
+    """Sixteen truth values."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Mask16")
+
+
+LANES, MASK = Lanes(), Mask()
 
 
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):  # type: ignore[no-untyped-def]
         super().__init__(dmm, fe_type, _VECTOR)
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):  # type: ignore[no-untyped-def]
+        super().__init__(dmm, fe_type, _FLAGS)
 
 
 def _constant(value: float) -> ir.Constant:
@@ -41,174 +63,422 @@ def _integers(value: int) -> ir.Constant:
     return ir.Constant(_INTS, [ir.Constant(_I32, value)] * WIDTH)
 
 
+def _shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: list[int]) -> ir.Value:
+    """Lanes of a, then of b, in a new order."""
+    order = ir.Constant(ir.VectorType(_I32, len(lanes)), [ir.Constant(_I32, lane) for lane in lanes])
+    return builder.shuffle_vector(a, b, order)
+
+
+def _spread(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """Sixteen copies of one number."""
+    undefined = ir.Constant(ir.VectorType(value.type, WIDTH), ir.Undefined)
+    return _shuffle(builder, builder.insert_element(undefined, value, ir.Constant(_I32, 0)), undefined, [0] * WIDTH)
+
+
+def _as_lanes(context: Any, builder: ir.IRBuilder, kind: types.Type, value: ir.Value) -> ir.Value:
+    if kind == LANES:
+        return value
+    return _spread(builder, context.cast(builder, value, kind, types.float32))
+
+
 def _call(builder: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
-    """A vector intrinsic of LLVM that takes and answers <16 x float>."""
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * len(args))
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{WIDTH}f32")
+    """An LLVM intrinsic whose operands and result have one type."""
+    kind = args[0].type
+    letter = "f64" if kind.element == _F64 else "f32"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [kind] * len(args)), f"llvm.{name}.v{WIDTH}{letter}"
+    )
     return builder.call(function, args)
 
 
-def _mask(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
-    """The low 16 bits of an i64 as <16 x i1>."""
-    return builder.bitcast(builder.trunc(bits, ir.IntType(WIDTH)), ir.VectorType(ir.IntType(1), WIDTH))
+def _function(build: Callable[..., ir.Value], parameters: int, result: types.Type = LANES) -> Any:
+    """A Numba function of lanes (or numbers) from a builder of LLVM code; its doc string is the builder's."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        vectors = [_as_lanes(context, builder, kind, value) for kind, value in zip(signature.args, args, strict=True)]
+        return build(builder, *vectors)
+
+    if parameters == 1:
+
+        def typer(typingctx, a):  # type: ignore[no-untyped-def]
+            return result(a), codegen
+    elif parameters == 2:
+
+        def typer(typingctx, a, b):  # type: ignore[no-untyped-def]
+            return result(a, b), codegen
+    else:
+
+        def typer(typingctx, a, b, c):  # type: ignore[no-untyped-def]
+            return result(a, b, c), codegen
+
+    typer.__name__, typer.__doc__ = build.__name__, build.__doc__
+    return intrinsic(typer)
 
 
-def _bits(builder: ir.IRBuilder, mask: ir.Value) -> ir.Value:
-    return builder.zext(builder.bitcast(mask, ir.IntType(WIDTH)), _I64)
+def _operator(symbol: Any, build: Callable[..., ir.Value], result: types.Type = LANES) -> None:
+    """Teach Numba a Python operator between lanes, or lanes and a number."""
+    pairs = [(LANES, LANES), (LANES, types.float64), (types.float64, LANES)]
+
+    class Template(ConcreteTemplate):
+        cases = [signature(result, *pair) for pair in pairs]  # noqa: RUF012
+
+    infer_global(symbol)(Template)
+    for pair in pairs:
+
+        @lower_builtin(symbol, *pair)
+        def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
+            return build(builder, *(_as_lanes(context, builder, k, v) for k, v in zip(sig.args, args, strict=True)))
 
 
-def _pointer(context, builder, array_type, array, index) -> ir.Value:  # type: ignore[no-untyped-def]
-    data = cgutils.create_struct_proxy(array_type)(context, builder, value=array).data
-    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+_operator(operator.add, lambda builder, a, b: builder.fadd(a, b, flags=_FAST))
+_operator(operator.sub, lambda builder, a, b: builder.fsub(a, b, flags=_FAST))
+_operator(operator.mul, lambda builder, a, b: builder.fmul(a, b, flags=_FAST))
+_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
+for _symbol, _name in ((operator.ge, ">="), (operator.gt, ">"), (operator.le, "<="), (operator.lt, "<")):
+    _operator(_symbol, lambda builder, a, b, _name=_name: builder.fcmp_ordered(_name, a, b), MASK)
+
+
+@infer_global(operator.and_)
+class _MaskAnd(ConcreteTemplate):
+    cases = [signature(MASK, MASK, MASK)]  # noqa: RUF012
+
+
+@lower_builtin(operator.and_, MASK, MASK)
+def _lower_mask_and(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    return builder.and_(*args)
+
+
+@infer_global(operator.neg)
+class _LanesNegative(ConcreteTemplate):
+    cases = [signature(LANES, LANES)]  # noqa: RUF012
+
+
+@lower_builtin(operator.neg, LANES)
+def _lower_negative(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    return builder.fneg(args[0])
+
+
+def _splat(builder, a):  # type: ignore[no-untyped-def]
+    """All lanes equal to one number."""
+    return a
+
+
+def _fma(builder, a, b, c):  # type: ignore[no-untyped-def]
+    """a * b + c; `fmuladd`, because `fma` calls the C library where the machine has no such instruction."""
+    return _call(builder, "fmuladd", a, b, c)
+
+
+def _minimum(builder, a, b):  # type: ignore[no-untyped-def]
+    """The lesser of two; b where a is not a number."""
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
+
+
+def _maximum(builder, a, b):  # type: ignore[no-untyped-def]
+    """The greater of two; b where a is not a number."""
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+@cache
+def _has_avx512() -> bool:
+    """Whether the kernels' machine has AVX-512, from what was asked of Numba or else from this machine."""
+    asked = f"{config.CPU_NAME or ''}{config.CPU_FEATURES or ''}"
+    return "+avx512f" in asked if asked else bool(get_host_cpu_features().get("avx512f"))
+
+
+def _quotient(builder, a, b):  # type: ignore[no-untyped-def]
+    """a / b to float32 rounding, for b of ordinary size; a division takes as long as ten multiplications."""
+    if not _has_avx512():
+        return builder.fdiv(a, b)
+    kind = ir.FunctionType(_VECTOR, [_VECTOR, _VECTOR, ir.IntType(WIDTH)])
+    estimate = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.rcp14.ps.512")
+    inverse = builder.call(estimate, [b, b, ir.Constant(ir.IntType(WIDTH), -1)])
+    inverse = builder.fmul(inverse, _call(builder, "fmuladd", builder.fneg(b), inverse, _constant(2.0)))
+    return builder.fmul(a, inverse)
+
+
+def _below_zero(builder, a):  # type: ignore[no-untyped-def]
+    """-|a|."""
+    sign = builder.or_(builder.bitcast(a, _INTS), _integers(0x80000000))
+    return builder.bitcast(sign, _VECTOR)
+
+
+def _unary(name: str, description: str) -> Any:
+    def build(builder, a):  # type: ignore[no-untyped-def]
+        return _call(builder, name, a)
+
+    build.__name__, build.__doc__ = name, description
+    return _function(build, 1)
+
+
+splat, fma, minimum, maximum = _function(_splat, 1), _function(_fma, 3), _function(_minimum, 2), _function(_maximum, 2)
+quotient, below_zero = _function(_quotient, 2), _function(_below_zero, 1)
+square_root, magnitude = _unary("sqrt", "The square root."), _unary("fabs", "|a|.")
+floor, ceil = _unary("floor", "The integer at or below."), _unary("ceil", "The integer at or above.")
 
 
 @intrinsic
-def splat(typingctx, value):  # type: ignore[no-untyped-def]
-    """All lanes equal to one float32."""
+def choose(typingctx, mask, a, b):  # type: ignore[no-untyped-def]
+    """Lane by lane a where the mask is true, else b."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        single = context.cast(builder, args[0], signature.args[0], types.float32)
-        first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), single, ir.Constant(_I32, 0))
-        zeros = ir.Constant(_INTS, [ir.Constant(_I32, 0)] * WIDTH)
-        return builder.shuffle_vector(first, ir.Constant(_VECTOR, ir.Undefined), zeros)
+        pair = (_as_lanes(context, builder, k, v) for k, v in zip(signature.args[1:], args[1:], strict=True))
+        return builder.select(args[0], *pair)
 
-    return LANES(value), codegen
+    return LANES(mask, a, b), codegen
 
 
 @intrinsic
-def load(typingctx, array, index):  # type: ignore[no-untyped-def]
-    """Sixteen consecutive elements of a contiguous float32 array, from element `index` of its memory."""
+def bits_of(typingctx, mask):  # type: ignore[no-untyped-def]
+    """A mask as the low sixteen bits of an int64."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        where = context.cast(builder, args[1], signature.args[1], types.int64)
-        pointer = _pointer(context, builder, signature.args[0], args[0], where)
-        return builder.load(pointer, align=4)
+        return builder.zext(builder.bitcast(args[0], ir.IntType(WIDTH)), _I64)
 
-    return LANES(array, index), codegen
+    return types.int64(mask), codegen
 
 
 @intrinsic
-def store(typingctx, array, index, value):  # type: ignore[no-untyped-def]
-    """Write sixteen consecutive elements of a contiguous float32 array."""
+def mask_of(typingctx, bits):  # type: ignore[no-untyped-def]
+    """The low sixteen bits of an integer as a mask."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        where = context.cast(builder, args[1], signature.args[1], types.int64)
-        pointer = _pointer(context, builder, signature.args[0], args[0], where)
-        builder.store(args[2], pointer, align=4)
+        low = context.cast(builder, args[0], signature.args[0], types.uint16)
+        return builder.bitcast(low, _FLAGS)
+
+    return MASK(bits), codegen
+
+
+@intrinsic
+def affine(typingctx, a, b, c, d, x, y, z):  # type: ignore[no-untyped-def]
+    """a x + b y + c z + d with float64 numbers and sums, rounded once at the end."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        wide = ir.VectorType(_F64, WIDTH)
+        factors = [context.cast(builder, args[i], signature.args[i], types.float64) for i in range(4)]
+        value = _spread(builder, factors[3])
+        for factor, lanes in zip(factors[:3], args[4:], strict=True):
+            value = _call(builder, "fmuladd", _spread(builder, factor), builder.fpext(lanes, wide), value)
+        return builder.fptrunc(value, _VECTOR)
+
+    return LANES(a, b, c, d, x, y, z), codegen
+
+
+def _pointer(context, builder, kind, array, index_kind, index, element) -> ir.Value:  # type: ignore[no-untyped-def]
+    """Where element `index` of an array lies, as a pointer to `element`."""
+    data = cgutils.create_struct_proxy(kind)(context, builder, value=array).data
+    where = context.cast(builder, index, index_kind, types.int64)
+    return builder.bitcast(builder.gep(data, [where]), element.as_pointer())
+
+
+@intrinsic
+def at(typingctx, array, index):  # type: ignore[no-untyped-def]
+    """One element."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        kind = context.get_data_type(signature.return_type)
+        return builder.load(_pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], kind))
+
+    return array.dtype(array, index), codegen
+
+
+def _loads(count: int) -> Any:
+    """A function that loads `count` interleaved vectors (rows of `count` numbers), from element `index` on."""
+    wide = ir.VectorType(_F32, WIDTH * count)
+
+    @intrinsic
+    def function(typingctx, array, index):  # type: ignore[no-untyped-def]
+        result = LANES if count == 1 else types.UniTuple(LANES, count)
+
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            place = _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], wide)
+            block = builder.load(place, align=4)
+            if count == 1:
+                return block
+            parts = [_shuffle(builder, block, block, list(range(i, WIDTH * count, count))) for i in range(count)]
+            return context.make_tuple(builder, result, parts)
+
+        return result(array, index), codegen
+
+    return function
+
+
+load, load3, load4 = _loads(1), _loads(3), _loads(4)
+
+
+def _interleaved(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """Vectors [count][16] as one of 16 rows of `count`."""
+    count = len(parts)
+    if count == 1:
+        return parts[0]
+    undefined = ir.Constant(_VECTOR, ir.Undefined)
+    parts = parts + [undefined] * (-count % 2)
+    pairs = [_shuffle(builder, a, b, list(range(2 * WIDTH))) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    pairs = pairs * (1 if len(pairs) == 2 else 2)
+    return _shuffle(builder, pairs[0], pairs[1], [i * WIDTH + row for row in range(WIDTH) for i in range(count)])
+
+
+def _store_lanes(context, builder, signature, args) -> Any:  # type: ignore[no-untyped-def]
+    vectors = [_as_lanes(context, builder, k, v) for k, v in zip(signature.args[2:], args[2:], strict=True)]
+    block = _interleaved(builder, vectors)
+    builder.store(
+        block, _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], block.type), align=4
+    )
+    return context.get_dummy_value()
+
+
+@intrinsic
+def store(typingctx, array, index, a):  # type: ignore[no-untyped-def]
+    """Write sixteen consecutive elements."""
+    return types.void(array, index, a), _store_lanes
+
+
+@intrinsic
+def store2(typingctx, array, index, a, b):  # type: ignore[no-untyped-def]
+    """Write sixteen rows of two."""
+    return types.void(array, index, a, b), _store_lanes
+
+
+@intrinsic
+def store3(typingctx, array, index, a, b, c):  # type: ignore[no-untyped-def]
+    """Write sixteen rows of three."""
+    return types.void(array, index, a, b, c), _store_lanes
+
+
+@intrinsic
+def store4(typingctx, array, index, a, b, c, d):  # type: ignore[no-untyped-def]
+    """Write sixteen rows of four."""
+    return types.void(array, index, a, b, c, d), _store_lanes
+
+
+@intrinsic
+def store_integers(typingctx, array, index, a):  # type: ignore[no-untyped-def]
+    """Write sixteen whole numbers to an int32 array."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        place = _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], _INTS)
+        builder.store(builder.fptosi(args[2], _INTS), place, align=4)
         return context.get_dummy_value()
 
-    return types.void(array, index, value), codegen
+    return types.void(array, index, a), codegen
+
+
+def _swap(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, step: int) -> tuple[ir.Value, ir.Value]:
+    """One step of a transposition: exchange a's upper with b's lower halves of every 2 * step lanes."""
+    low = [lane if not lane & step else lane - step + WIDTH for lane in range(WIDTH)]
+    high = [lane + step if not lane & step else lane + WIDTH for lane in range(WIDTH)]
+    return _shuffle(builder, a, b, low), _shuffle(builder, a, b, high)
+
+
+def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    rows = list(rows)
+    for step in (8, 4, 2, 1):
+        for i in range(WIDTH):
+            if not i & step:
+                rows[i], rows[i + step] = _swap(builder, rows[i], rows[i + step], step)
+    return rows
 
 
 @intrinsic
-def fma(typingctx, a, b, c):  # type: ignore[no-untyped-def]
-    """a * b + c; `fmuladd`, because `fma` calls the C library where the machine has no such instruction."""
+def load_columns(typingctx, array, index):  # type: ignore[no-untyped-def]
+    """Sixteen rows of sixteen as a tuple of sixteen columns."""
+    result = types.UniTuple(LANES, WIDTH)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return _call(builder, "fmuladd", *args)
+        start = _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], _F32)
+        rows = []
+        for i in range(WIDTH):
+            place = builder.gep(start, [ir.Constant(_I64, i * WIDTH)])
+            rows.append(builder.load(builder.bitcast(place, _VECTOR.as_pointer()), align=4))
+        return context.make_tuple(builder, result, _transposed(builder, rows))
 
-    return LANES(a, b, c), codegen
-
-
-def _binary(name: str):  # type: ignore[no-untyped-def]
-    @intrinsic
-    def function(typingctx, a, b):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            return getattr(builder, name)(*args)
-
-        return LANES(a, b), codegen
-
-    return function
-
-
-def _extreme(name: str):  # type: ignore[no-untyped-def]
-    @intrinsic
-    def function(typingctx, a, b):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            chosen = builder.fcmp_ordered("<" if name == "min" else ">", *args)
-            return builder.select(chosen, *args)
-
-        return LANES(a, b), codegen
-
-    return function
-
-
-_add, _sub, _mul, _div = _binary("fadd"), _binary("fsub"), _binary("fmul"), _binary("fdiv")
-minimum, maximum = _extreme("min"), _extreme("max")
-
-
-def _operator(python_operator, function):  # type: ignore[no-untyped-def]
-    @overload(python_operator, inline="always")
-    def chosen(a, b):  # type: ignore[no-untyped-def]
-        if isinstance(a, Lanes) and isinstance(b, Lanes):
-            return lambda a, b: function(a, b)
-        return None
-
-
-_operator(operator.add, _add)
-_operator(operator.sub, _sub)
-_operator(operator.mul, _mul)
-_operator(operator.truediv, _div)
+    return result(array, index), codegen
 
 
 @intrinsic
-def at_least(typingctx, a, b):  # type: ignore[no-untyped-def]
-    """Bits (one per lane, int64) of a >= b."""
+def store_columns(typingctx, array, index, columns):  # type: ignore[no-untyped-def]
+    """Write up to sixteen columns (a tuple) as sixteen rows of sixteen; missing columns become zero."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return _bits(builder, builder.fcmp_ordered(">=", *args))
+        start = _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], _F32)
+        vectors = cgutils.unpack_tuple(builder, args[2], len(signature.args[2]))
+        vectors += [_constant(0.0)] * (WIDTH - len(vectors))
+        for i, row in enumerate(_transposed(builder, vectors)):
+            place = builder.gep(start, [ir.Constant(_I64, i * WIDTH)])
+            builder.store(row, builder.bitcast(place, _VECTOR.as_pointer()), align=4)
+        return context.get_dummy_value()
 
-    return types.int64(a, b), codegen
+    return types.void(array, index, columns), codegen
 
 
 @intrinsic
-def above(typingctx, a, b):  # type: ignore[no-untyped-def]
-    """Bits (one per lane, int64) of a > b."""
+def totals(typingctx, vectors):  # type: ignore[no-untyped-def]
+    """Lane i: the sum of the lanes of the i-th of up to sixteen vectors (a tuple), by a fixed tree."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return _bits(builder, builder.fcmp_ordered(">", *args))
+        rows = cgutils.unpack_tuple(builder, args[0], len(signature.args[0]))
+        rows += [_constant(0.0)] * (WIDTH - len(rows))
+        for step in (8, 4, 2, 1):
+            rows = [builder.fadd(*_swap(builder, rows[i], rows[i + step], step)) for i in range(step)]
+        return rows[0]
 
-    return types.int64(a, b), codegen
+    return LANES(vectors), codegen
 
 
 @intrinsic
-def choose(typingctx, bits, a, b):  # type: ignore[no-untyped-def]
-    """Lane by lane a where the bit is set, else b."""
+def prefetch(typingctx, array, index, to_write):  # type: ignore[no-untyped-def]
+    """Ask for the line of the cache that holds an element; `to_write` is 0 or 1, as a literal."""
+    if not isinstance(to_write, types.IntegerLiteral):
+        raise errors.RequireLiteralValue("to_write must be a literal")
+    how = [to_write.literal_value, 3, 1]  # keep it close; data, not code
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        wide = context.cast(builder, args[0], signature.args[0], types.int64)
-        return builder.select(_mask(builder, wide), args[1], args[2])
+        place = _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [place.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, *(ir.Constant(_I32, value) for value in how)])
+        return context.get_dummy_value()
 
-    return LANES(bits, a, b), codegen
+    return types.void(array, index, to_write), codegen
 
 
 @intrinsic
-def magnitude(typingctx, a):  # type: ignore[no-untyped-def]
-    """|a|, lane by lane."""
+def claim(typingctx, counter):  # type: ignore[no-untyped-def]
+    """The value of counter[0] (int64), counted up for the next thread."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return _call(builder, "fabs", args[0])
+        zero = ir.Constant(_I64, 0)
+        place = _pointer(context, builder, signature.args[0], args[0], types.int64, zero, _I64)
+        return builder.atomic_rmw("add", place, ir.Constant(_I64, 1), "monotonic")
 
-    return LANES(a), codegen
+    return types.int64(counter), codegen
 
 
 @intrinsic
-def total(typingctx, a):  # type: ignore[no-untyped-def]
-    """The sum of the lanes by a fixed tree, float32."""
+def lowest_bit(typingctx, word):  # type: ignore[no-untyped-def]
+    """Place of the lowest 1 in a uint64 that is not zero."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        value, width = args[0], WIDTH
-        while width > 1:
-            width //= 2
-            low = ir.Constant(ir.VectorType(_I32, width), [ir.Constant(_I32, i) for i in range(width)])
-            high = ir.Constant(ir.VectorType(_I32, width), [ir.Constant(_I32, i + width) for i in range(width)])
-            undefined = ir.Constant(value.type, ir.Undefined)
-            value = builder.fadd(
-                builder.shuffle_vector(value, undefined, low), builder.shuffle_vector(value, undefined, high)
-            )
-        return builder.extract_element(value, ir.Constant(_I32, 0))
+        return builder.cttz(args[0], ir.Constant(_I1, 1))
 
-    return types.float32(a), codegen
+    return types.int64(word), codegen
+
+
+@intrinsic
+def count_bits(typingctx, word):  # type: ignore[no-untyped-def]
+    """How many bits of a uint64 are 1."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.ctpop(args[0])
+
+    return types.int64(word), codegen
+
+
+@njit(cache=True)
+def room(size):
+    """Memory for float32 that begins at a line of the cache: lanes that straddle two lines take twice as long."""
+    memory = np.empty(size + WIDTH, np.float32)
+    start = -(memory.ctypes.data // 4) % WIDTH
+    return memory[start : start + size]
 
 
 def _exp2_coefficients() -> list[float]:
@@ -223,18 +493,28 @@ _EXP2 = _exp2_coefficients()
 _ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the low bits
 
 
-@intrinsic
-def exp2_minus(typingctx, a):  # type: ignore[no-untyped-def]
-    """2^(-a) for a in 0..120, relative error 3e-7."""
+def _exp2_minus(builder, a):  # type: ignore[no-untyped-def]
+    """2^(-a) for a in 0..120, relative error 3e-7; anything elsewhere."""
+    shifted = builder.fsub(_constant(_ROUND), a)
+    fraction = builder.fadd(a, builder.fsub(shifted, _constant(_ROUND)))  # of a: 2^-a = 2^(-whole) 2^(-fraction)
+    power = _constant(-_EXP2[0])
+    for place, coefficient in enumerate(_EXP2[1:]):
+        power = _call(builder, "fmuladd", power, fraction, _constant(coefficient if place % 2 == 0 else -coefficient))
+    exponent = builder.shl(builder.bitcast(shifted, _INTS), _integers(23))
+    return builder.bitcast(builder.add(builder.bitcast(power, _INTS), exponent), _VECTOR)
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        x = builder.fneg(args[0])
-        shifted = builder.fadd(x, _constant(_ROUND))
-        fraction = builder.fsub(x, builder.fsub(shifted, _constant(_ROUND)))
-        power = _constant(_EXP2[0])
-        for coefficient in _EXP2[1:]:
-            power = _call(builder, "fmuladd", power, fraction, _constant(coefficient))
-        exponent = builder.shl(builder.bitcast(shifted, _INTS), _integers(23))
-        return builder.bitcast(builder.add(builder.bitcast(power, _INTS), exponent), _VECTOR)
 
-    return LANES(a), codegen
+def _log2(builder, a):  # type: ignore[no-untyped-def]
+    """log2(a) for positive normal a, absolute error 2e-7: exponent + series in (m - 1) / (m + 1), m in 0.7..1.42."""
+    shifted = builder.sub(builder.bitcast(a, _INTS), _integers(0x3F3504F3))  # bits of sqrt(1/2)
+    exponent = builder.ashr(shifted, _integers(23))
+    mantissa = builder.bitcast(builder.sub(builder.bitcast(a, _INTS), builder.shl(exponent, _integers(23))), _VECTOR)
+    s = builder.fdiv(builder.fsub(mantissa, _constant(1.0)), builder.fadd(mantissa, _constant(1.0)))
+    square = builder.fmul(s, s)
+    series = _constant(2.0 / (9.0 * np.log(2.0)))
+    for odd in (7, 5, 3, 1):
+        series = _call(builder, "fmuladd", series, square, _constant(2.0 / (odd * np.log(2.0))))
+    return _call(builder, "fmuladd", s, series, builder.sitofp(exponent, _VECTOR))
+
+
+exp2_minus, log2 = _function(_exp2_minus, 1), _function(_log2, 1)
