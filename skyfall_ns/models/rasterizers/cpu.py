@@ -1,5 +1,8 @@
 """The CPU rasterizer: Numba kernels behind one differentiable call, deterministic for any number of threads."""
 
+# Numba types these calls, not Python.
+# pyright: reportCallIssue=false
+
 import threading
 from typing import Any
 

@@ -5,6 +5,9 @@ would bring its transmittance to 1e-4 or less. A tile goes Gaussian by Gaussian 
 successive steps do not wait for each other. A pixel that has stopped has a negative transmittance: then nothing passes.
 """
 
+# Numba types these calls, not Python.
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 import numpy as np
 from numba import njit, prange
 

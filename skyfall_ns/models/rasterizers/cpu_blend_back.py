@@ -4,6 +4,9 @@ No decision is made again. Per pixel one number suffices for all channels: the b
 lies behind. Each (Gaussian, tile) leaves one record of sums.
 """
 
+# Numba types these calls, not Python.
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 import math
 
 import numpy as np

@@ -3,6 +3,9 @@
 Positions are summed in float64; the rest is float32 in forms that do not cancel.
 """
 
+# Numba types these calls, not Python.
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 import math
 
 import numpy as np

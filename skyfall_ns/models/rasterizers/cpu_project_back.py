@@ -4,6 +4,9 @@ With K = ((k1, k2), (0, k3)) and w = K d, d a pixel's offset: cov^-1 d = 2 ln 2 
 covariance are products of K with the records' moments of w, without an inverse.
 """
 
+# Numba types these calls, not Python.
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 import numpy as np
 from numba import njit, prange
 

@@ -4,6 +4,9 @@ A *record* is one (Gaussian, tile), a *pair* one (Gaussian, 4x4 px block). Recor
 that what tiles leave behind is read straight on afterwards; list entries tile by tile.
 """
 
+# Numba types these calls, not Python.
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 import numpy as np
 from numba import njit, prange
 

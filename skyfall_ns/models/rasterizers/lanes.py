@@ -6,6 +6,9 @@ beside lanes stand for sixteen equal ones. Indices of loads and stores count ele
 checked.
 """
 
+# Numba types these calls, not Python.
+# pyright: reportOptionalCall=false, reportAttributeAccessIssue=false
+
 import operator
 from collections.abc import Callable
 from functools import cache
