@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -10,14 +11,14 @@ from numpy import ndarray
 from scipy.ndimage import minimum_filter
 
 from skyfall_ns.geo.cameras import AffineCamera
-from skyfall_ns.geo.stereo import Surface
 from skyfall_ns.geo.visibility import lowest_visible_m
+
+if TYPE_CHECKING:  # training reads this file's constants, and needs no map libraries
+    from skyfall_ns.geo.stereo import Surface
 
 WALL_JUMP_M = 1.5  # neighbours that differ by more have a wall between them
 SEEN_TOLERANCE_M = 0.75
 UNSEEN_CONFIDENCE = 0.3  # factor for points that no view sees
-
-
 RIM_M = 2.0  # how far buildings may be too wide
 WALL_SPACINGS = 3.0  # points down a wall are this much sparser than on the ground: few views see them
 
@@ -33,7 +34,7 @@ class Points:
 
 
 def surface_points(
-    surface: Surface,
+    surface: "Surface",
     images: Sequence[Float32[ndarray, "h w *c"]],
     cameras: Sequence[AffineCamera],
     spacing_m: float | None = None,
@@ -51,14 +52,14 @@ def surface_points(
     return Points(xyz, normals.astype(np.float32), colors, confidence)
 
 
-def _picked(surface: Surface, stride: int):
+def _picked(surface: "Surface", stride: int):
     """x "h w", y, height and confidence of every stride-th cell."""
     x, y = np.meshgrid(surface.grid.x_m(), surface.grid.y_m())
     first = (stride - 1) // 2
     return tuple(a[first::stride, first::stride] for a in (x, y, surface.height_m, surface.confidence))
 
 
-def _cells(surface: Surface, stride: int):
+def _cells(surface: "Surface", stride: int):
     """Points, normals and confidence of the cells."""
     x, y, height, confidence = _picked(surface, stride)
     spacing = stride * surface.grid.resolution_m
@@ -78,7 +79,7 @@ def _slope(height: Float32[ndarray, "h w"], axis: int) -> Float32[ndarray, "h w"
     return np.where(np.abs(before) < np.abs(after), before, after)
 
 
-def _walls(surface: Surface, stride: int):
+def _walls(surface: "Surface", stride: int):
     """Points, outward normals and confidence of the walls between neighbouring cells."""
     x, y, height, confidence = _picked(surface, stride)
     spacing = stride * surface.grid.resolution_m
@@ -102,7 +103,7 @@ def _walls(surface: Surface, stride: int):
     return tuple(np.concatenate(p) for p in zip(*parts, strict=True))
 
 
-def _feet(surface: Surface, stride: int):
+def _feet(surface: "Surface", stride: int):
     """A second point at the lower height under cells near the upper side of a wall: matching windows make buildings
     too wide, and training can only uncover ground that is there."""
     x, y, height, confidence = _picked(surface, stride)
@@ -115,7 +116,7 @@ def _feet(surface: Surface, stride: int):
     return xyz, up, 0.3 * confidence[rim]
 
 
-def _colors(surface: Surface, images, cameras, xyz, normals) -> tuple[Float32[ndarray, "n 3"], Bool[ndarray, " n"]]:
+def _colors(surface: "Surface", images, cameras, xyz, normals) -> tuple[Float32[ndarray, "n 3"], Bool[ndarray, " n"]]:
     """Median colour over the views that see each point, and whether any does."""
     grid = surface.grid
     # A wall point is looked up on the side it faces: behind it stands its own building.

@@ -10,8 +10,8 @@ from torch.nn.functional import max_pool2d
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.models.view import DEPTH_OFFSET, View, nadir_view
 
-RIM_WEIGHT = 0.2  # of such cells: photometry may move them, stereo still has a say
-RIM_M, STEP_M = 2.0, 1.5  # how far buildings may be too wide; heights that differ by more have a wall between them
+MANY_VIEWS = 5  # so many images know better than stereo where a wall is; fewer do not (measured: docs/architecture.md)
+RIM_M, STEP_M = 2.0, 1.5  # how far a wall may be off; heights that differ by more have a wall between them
 
 
 def height_m(depth: Float[Tensor, "*n"], on_model: SceneOnModel) -> Float[Tensor, "*n"]:
@@ -26,17 +26,20 @@ def nadir_over(on_model: SceneOnModel, x_min_m: float, y_max_m: float, cell_m: f
 
 
 def rims(heights: Float[Tensor, "h w"], cell_m: float) -> Bool[Tensor, "h w"]:
-    """Cells near the upper side of a wall: matching windows make buildings too wide, so stereo does not know whether
-    these are roof or ground."""
+    """Cells near a wall: matching windows reach over edges, so stereo does not know on which side of it these are."""
     reach = 2 * max(1, round(RIM_M / cell_m)) + 1
-    filled = torch.where(torch.isfinite(heights), heights, torch.full_like(heights, torch.inf))
-    lowest = -max_pool2d(-filled[None, None], reach, stride=1, padding=reach // 2)[0, 0]
-    return heights - lowest > STEP_M
+    lowest = -_highest(torch.where(torch.isfinite(heights), -heights, -torch.inf), reach)
+    return _highest(torch.where(torch.isfinite(heights), heights, -torch.inf), reach) - lowest > STEP_M
+
+
+def _highest(values: Float[Tensor, "h w"], reach: int) -> Float[Tensor, "h w"]:
+    return max_pool2d(values[None, None], reach, stride=1, padding=reach // 2)[0, 0]
 
 
 @dataclass(frozen=True)
 class HeightTarget:
-    """The dense surface as a nadir view sees it: local metres, and weights (confidence, 0 where unknown)."""
+    """The dense surface as a nadir view sees it: local metres, and weights (confidence, 0 where unknown). Near
+    walls many views decide by their colours, and the weight is 0."""
 
     view: View
     surface_m: Float[Tensor, "h w"]
@@ -52,6 +55,7 @@ class HeightTarget:
         heights = torch.from_numpy(surface.height_m).to(device)
         known = torch.isfinite(heights)
         weight = torch.from_numpy(surface.confidence).to(device) * known
-        weight = weight * torch.where(rims(heights, surface.resolution_m), RIM_WEIGHT, 1.0)
+        if len(on_model.image_names) >= MANY_VIEWS:
+            weight = weight * ~rims(heights, surface.resolution_m)
         view = nadir_over(on_model, surface.x_min_m, surface.y_max_m, surface.resolution_m, columns, rows)
         return cls(view, torch.where(known, heights, torch.zeros_like(heights)), weight)

@@ -29,10 +29,16 @@ def surface_loss(
     return (error * weight).sum() / weight.sum().clamp_min(1e-6)
 
 
-def total_variation(height_m: Float[Tensor, "h w"]) -> Tensor:
-    """Mean |difference| of neighbouring heights, metres, each at most ROBUST_M, so that walls stay cheap."""
-    across, down = height_m[:, 1:] - height_m[:, :-1], height_m[1:] - height_m[:-1]
-    return across.abs().clamp_max(ROBUST_M).mean() + down.abs().clamp_max(ROBUST_M).mean()
+def total_variation(height_m: Float[Tensor, "h w"], weight: Float[Tensor, "h w"]) -> Tensor:
+    """Mean |difference| of neighbouring heights, metres, each at most ROBUST_M, over neighbours that both have a
+    weight: near walls, where they have none, heights may jump."""
+    rough = height_m.new_zeros(())
+    for axis in (0, 1):
+        step = height_m.diff(dim=axis).abs().clamp_max(ROBUST_M)
+        size = step.shape[axis]
+        both = (weight.narrow(axis, 0, size) > 0) & (weight.narrow(axis, 1, size) > 0)
+        rough = rough + (step * both).sum() / both.sum().clamp_min(1)
+    return rough
 
 
 def emptiness(alpha: Float[Tensor, "h w"], weight: Float[Tensor, "h w"]) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.models import losses
+from skyfall_ns.models.densify import DenseStatistics
 from skyfall_ns.models.heights import HeightTarget, height_m, nadir_over
 from skyfall_ns.models.metrics import image_scores
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
@@ -37,8 +38,8 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """Colours do not change with the direction: satellites all look from above, and light is a matter of the image."""
     background_color: Literal["random", "black", "white"] = "random"
     """A random background closes holes: what shines through can never match an image."""
-    start_opacity: float = 0.8
-    """Opacity of new splats."""
+    start_opacity: float = 0.6
+    """Opacity of new splats; higher ones take longer to give way where a wall is not where stereo put it."""
     start_scale: float = 0.5
     """Size of new splats (standard deviation along the surface) relative to the points' spacing."""
     max_scale_m: float = 2.0
@@ -104,7 +105,7 @@ class SkyfallModel(SplatfactoModel):
 
     def _strategy(self) -> DefaultStrategy:
         config = self.config
-        return DefaultStrategy(
+        return DenseStatistics(
             prune_opa=config.cull_alpha_thresh,
             grow_grad2d=config.densify_grad_thresh,
             grow_scale3d=self.on_model.point_spacing_m * self.on_model.scale,
@@ -243,7 +244,7 @@ class SkyfallModel(SplatfactoModel):
         seen = self._surface.weight * (drawn.alpha.detach() > 0.5)
         return {
             "surface": config.surface_weight * losses.surface_loss(heights, self._surface.surface_m, seen),
-            "smooth": config.smooth_weight * losses.total_variation(heights),
+            "smooth": config.smooth_weight * losses.total_variation(heights, self._surface.weight),
             "closed": config.closed_weight * losses.emptiness(drawn.alpha, self._surface.weight),
         }
 
@@ -268,16 +269,20 @@ class SkyfallModel(SplatfactoModel):
     def render_heights(
         self, x_min_m: float, y_max_m: float, resolution_m: float, width: int, height: int, tile: int = 2048
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Heights (local metres) and alpha "h w" over a north-up grid, seen from straight above, tile by tile."""
+        """Heights (local metres) and alpha "h w" over a north-up grid, seen from straight above, tile by tile; drawn on
+        the CPU whatever the device, so that a scene has the same heights everywhere."""
+        splats = self.gaussians()
+        splats = Gaussians(splats.means.cpu(), splats.quats.cpu(), splats.scales.cpu(), splats.opacities.cpu())
+        nothing, draw = torch.zeros(self.num_points, 0), pick_rasterizer("cpu")
         heights, alphas = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
         for row in range(0, height, tile):
             for column in range(0, width, tile):
                 part = (slice(row, min(row + tile, height)), slice(column, min(column + tile, width)))
                 west, north = x_min_m + column * resolution_m, y_max_m - row * resolution_m
                 size = part[1].stop - column, part[0].stop - row
-                drawn = self.render_depth(nadir_over(self.on_model, west, north, resolution_m, *size))
-                heights[part] = height_m(drawn.sharp_depth(), self.on_model).cpu().numpy()
-                alphas[part] = drawn.alpha.cpu().numpy()
+                drawn = draw(splats, nothing, nadir_over(self.on_model, west, north, resolution_m, *size))
+                heights[part] = height_m(drawn.sharp_depth(), self.on_model).numpy()
+                alphas[part] = drawn.alpha.numpy()
         return heights, alphas
 
     def get_image_metrics_and_images(

@@ -46,8 +46,12 @@ def test_surface_loss_is_robust_and_weighted():
 def test_total_variation_of_a_step_and_of_a_wall():
     small, wall = torch.zeros(10, 10), torch.zeros(10, 10)
     small[:, 5:], wall[:, 5:] = 1.0, 50.0
-    assert losses.total_variation(small).item() == pytest.approx(10 / 90)
-    assert losses.total_variation(wall).item() == pytest.approx(2 * 10 / 90)
+    everywhere, rim = torch.ones(10, 10), torch.ones(10, 10)
+    rim[:, 4:6] = 0
+    assert losses.total_variation(small, everywhere).item() == pytest.approx(10 / 90)
+    assert losses.total_variation(wall, everywhere).item() == pytest.approx(2 * 10 / 90)
+    assert losses.total_variation(wall, rim).item() == 0
+    assert losses.total_variation(wall, torch.zeros(10, 10)).item() == 0
 
 
 def test_emptiness():
@@ -56,13 +60,14 @@ def test_emptiness():
     assert losses.emptiness(alpha, weight).item() == pytest.approx((0.75 + 1.0) / 4)
 
 
-def test_rims_are_the_upper_sides_of_walls():
+def test_rims_are_both_sides_of_walls():
     heights = torch.zeros(40, 40)
     heights[10:30, 10:30] = 12.0
     heights[0, 0] = torch.nan
     found = rims(heights, 0.5)
     assert found[10:30, 10:14].all() and found[10:14, 10:30].all()  # within 2 m of the edge
-    assert not found[14:26, 14:26].any() and not found[heights == 0].any()
+    assert found[10:30, 6:10].all() and found[30:34, 10:30].all()
+    assert not found[14:26, 14:26].any() and not found[:, 34:].any() and not found[:6].any()
 
 
 def test_gain_and_bias_are_recovered():

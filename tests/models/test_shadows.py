@@ -60,7 +60,7 @@ def test_tower_throws_its_shadow():
 def test_nothing_in_the_way_is_full_sun():
     view = sun_view(torch.tensor([0.0, 0, 1]), torch.zeros(3), torch.ones(3), 0.1)
     empty = torch.zeros(view.height, view.width)
-    assert torch.equal(sunlit(torch.rand(5, 3), empty, view, 40.0, 0.0), torch.ones(5))
+    torch.testing.assert_close(sunlit(torch.rand(5, 3), empty, view, 40.0, 0.0), torch.ones(5))
 
 
 def test_unknown_suns_shade_nothing_and_caches_follow_the_splats():
