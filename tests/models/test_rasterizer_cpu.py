@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
+from skyfall_ns.models.rasterizers.types import FIRST_LEFT
 
 FIELDS = ("means", "quats", "scales", "opacities")
 
@@ -241,3 +242,21 @@ def test_no_gradient_no_memory_of_it():
     with torch.no_grad():
         result = pick_rasterizer("cpu")(gaussians, colors, parallel())
     assert not result.color.requires_grad
+
+
+def test_first_depth_is_where_most_of_the_light_has_stopped():
+    """Three wide sheets of alpha 0.5, 0.5 and 0.9: after two of them less than FIRST_LEFT remains."""
+    view = parallel()
+    z = torch.tensor([1.0, 0.0, -1.0])  # depth falls with height
+    means = torch.stack([torch.zeros(3), torch.zeros(3), z], -1)
+    sheets = Gaussians(
+        means, torch.tensor([[1.0, 0, 0, 0]] * 3), torch.full((3, 3), 50.0), torch.tensor([0.5, 0.5, 0.9])
+    )
+    with torch.no_grad():
+        drawn = pick_rasterizer("cpu")(sheets, torch.zeros(3, 0), view)
+        faint = Gaussians(means[:1], sheets.quats[:1], sheets.scales[:1], sheets.opacities[:1])
+        last = pick_rasterizer("cpu")(faint, torch.zeros(1, 0), view)
+    depths = means @ view.camera_from_model[2, :3].float() + 10.0
+    torch.testing.assert_close(drawn.sharp_depth(), depths[1].expand(view.height, view.width))
+    torch.testing.assert_close(last.sharp_depth(), depths[0].expand(view.height, view.width))
+    assert (drawn.depth < depths[1]).all() and 0.25 < FIRST_LEFT < 0.5
