@@ -52,7 +52,7 @@ class City:
 
 def terrain(x, y, east, north, amplitude, wave):
     """A slope with a gentle undulation, metres."""
-    return east * x + north * y + amplitude * np.sin(2 * np.pi * x / wave) * np.cos(2 * np.pi * y / (1.3 * wave))
+    return east * x + north * y + amplitude * np.sin(2 * np.pi / wave * x) * np.cos(2 * np.pi / (1.3 * wave) * y)
 
 
 def plan(size_m: float, seed: int) -> City:

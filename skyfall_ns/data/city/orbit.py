@@ -72,13 +72,23 @@ def _rational(terms: Float64[ndarray, "20 n"], values: Float64[ndarray, " n"]):
     """Numerator and denominator coefficients, the denominator's constant being 1; a faint ridge, as vendors use."""
     design = np.concatenate([terms.T, -values[:, None] * terms[1:].T], 1)
     weight = np.ones(len(values))
-    ridge = 1e-7 * np.eye(39)
+    ridge = 1e-7 * np.eye(39, 40)
     for _ in range(4):
-        weighted = design * weight[:, None]
-        stacked = np.concatenate([weighted, ridge])
-        solution = np.linalg.lstsq(stacked, np.concatenate([values * weight, np.zeros(39)]), rcond=None)[0]
+        rows = np.column_stack([design * weight[:, None], values * weight])
+        triangle = _triangle(np.concatenate([rows, ridge]))
+        solution = np.linalg.lstsq(triangle[:39, :39], triangle[:39, 39], rcond=None)[0]
         weight = 1.0 / (1.0 + terms[1:].T @ solution[20:])
     return tuple(map(float, solution[:20])), (1.0, *map(float, solution[20:]))
+
+
+def _triangle(rows: Float64[ndarray, "m n"]) -> Float64[ndarray, "n n"]:
+    """R of a QR decomposition, in blocks so small that BLAS keeps them to one thread: on a busy machine its threads
+    wait for each other a hundred times longer than they work."""
+    n = rows.shape[1]
+    while len(rows) > 4 * n:
+        padded = np.pad(rows, ((0, -len(rows) % (4 * n)), (0, 0)))
+        rows = np.linalg.qr(padded.reshape(-1, 4 * n, n)).R.reshape(-1, n)
+    return np.linalg.qr(rows).R
 
 
 def sun_position(moment: datetime, lon_deg: float, lat_deg: float) -> tuple[float, float]:

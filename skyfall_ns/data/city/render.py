@@ -1,105 +1,17 @@
 """Pictures of the city: rays per pixel, several samples each, sun, sky and cast shadows; and its exact heights."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from numba import njit, prange
+from numba import get_num_threads
 from numpy import ndarray
 
 from skyfall_ns.data.city.layout import City
-from skyfall_ns.data.city.surface import BUILDING, GROUND, TREE, albedo_normal, cast, pack
+from skyfall_ns.data.city.surface import BUILDING, CELL_M, GROUND, TREE, render_rows
 
-SUN, SKY = 1.0, 0.32  # light on a surface that faces it
-SKY_COLOR = (0.62, 0.72, 0.86)  # of a ray that meets nothing
-_FAR_M = 1e5
-
-
-@njit(cache=True)
-def _shade(o, d, arrays, sun, out):
-    """Add the light that comes along one ray to `out` [3]."""
-    boxes, trees, slope, first, items, misc = arrays
-    t, kind, number = cast(o, d, 0.0, _FAR_M, boxes, trees, slope, first, items, misc, False)
-    if kind < 0:
-        for k in range(3):
-            out[k] += SKY_COLOR[k]
-        return
-    p, color, normal = np.empty(3), np.empty(3), np.empty(3)
-    for k in range(3):
-        p[k] = o[k] + t * d[k]
-    albedo_normal(p, kind, number, boxes, trees, slope, misc, color, normal)
-    facing = normal[0] * sun[0] + normal[1] * sun[1] + normal[2] * sun[2]
-    light = SKY * (0.6 + 0.4 * normal[2])
-    if facing > 0:
-        for k in range(3):
-            p[k] += 0.03 * normal[k] + 0.01 * sun[k]
-        if cast(p, sun, 0.0, _FAR_M, boxes, trees, slope, first, items, misc, True)[1] < 0:
-            light += SUN * facing
-    for k in range(3):
-        out[k] += color[k] * light
-
-
-@njit(parallel=True, cache=True)
-def _parallel(high, low, step, samples, arrays, sun, image):
-    """Render from lines of sight given at every `step`-th pixel corner: points above [r, c, 3] and below the city."""
-    height, width = image.shape[:2]
-    for row in prange(height):
-        a, b, d, value = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
-        for column in range(width):
-            value[:] = 0.0
-            for k in range(samples * samples):
-                x = (column + (k % samples + 0.5) / samples) / step
-                y = (row + (k // samples + 0.5) / samples) / step
-                _interpolate(high, x, y, a)
-                _interpolate(low, x, y, b)
-                length = math.sqrt((b[0] - a[0]) ** 2 + (b[1] - a[1]) ** 2 + (b[2] - a[2]) ** 2)
-                for i in range(3):
-                    d[i] = (b[i] - a[i]) / length
-                _shade(a, d, arrays, sun, value)
-            for i in range(3):
-                image[row, column, i] = value[i] / (samples * samples)
-
-
-@njit(cache=True)
-def _interpolate(grid, x, y, out):
-    i, j = min(int(y), grid.shape[0] - 2), min(int(x), grid.shape[1] - 2)
-    fy, fx = y - i, x - j
-    for k in range(3):
-        above = grid[i, j, k] * (1 - fx) + grid[i, j + 1, k] * fx
-        below = grid[i + 1, j, k] * (1 - fx) + grid[i + 1, j + 1, k] * fx
-        out[k] = above * (1 - fy) + below * fy
-
-
-@njit(parallel=True, cache=True)
-def _pinhole(local_from_camera, fx, fy, cx, cy, samples, arrays, sun, image):
-    height, width = image.shape[:2]
-    for row in prange(height):
-        d, value = np.empty(3), np.empty(3)
-        origin = local_from_camera[:3, 3].copy()
-        for column in range(width):
-            value[:] = 0.0
-            for k in range(samples * samples):
-                x = (column - 0.5 + (k % samples + 0.5) / samples - cx) / fx
-                y = (row - 0.5 + (k // samples + 0.5) / samples - cy) / fy
-                length = math.sqrt(x * x + y * y + 1)
-                for i in range(3):
-                    r = local_from_camera[i]
-                    d[i] = (r[0] * x + r[1] * y + r[2]) / length
-                _shade(origin, d, arrays, sun, value)
-            for i in range(3):
-                image[row, column, i] = value[i] / (samples * samples)
-
-
-@njit(parallel=True, cache=True)
-def _heights(x, y, arrays, top, height, kinds):
-    boxes, trees, slope, first, items, misc = arrays
-    down = np.array([0.0, 0.0, -1.0])
-    for row in prange(y.shape[0]):
-        o = np.empty(3)
-        for column in range(x.shape[0]):
-            o[0], o[1], o[2] = x[column], y[row], top
-            t, kind, _ = cast(o, down, 0.0, _FAR_M, boxes, trees, slope, first, items, misc, False)
-            height[row, column], kinds[row, column] = top - t, kind
+BAND_ROWS = 16
 
 
 def render_parallel(
@@ -108,9 +20,7 @@ def render_parallel(
 ) -> Float32[ndarray, "h w 3"]:  # fmt: skip
     """Reflected light along lines of sight from `high` to `low` (local metres), given at every `step`-th pixel corner;
     `size` is (width, height), `sun` points to the sun."""
-    image = np.zeros((size[1], size[0], 3), np.float32)
-    _parallel(high, low, float(step), samples, pack(city), np.asarray(sun, np.float64), image)
-    return image
+    return _render(city, high, low, step, size, sun, samples)[0]
 
 
 def render_pinhole(
@@ -118,19 +28,66 @@ def render_pinhole(
     sun: Float64[ndarray, "3"], samples: int = 3,
 ) -> Float32[ndarray, "h w 3"]:  # fmt: skip
     """Reflected light in a pinhole (OpenCV axes, (0, 0) the centre of the first pixel)."""
-    image = np.zeros((size[1], size[0], 3), np.float32)
-    k = intrinsics
-    pose = np.ascontiguousarray(np.linalg.inv(camera_from_local))
-    _pinhole(pose, k[0, 0], k[1, 1], k[0, 2], k[1, 2], samples, pack(city), np.asarray(sun, np.float64), image)
-    return image
+    pose, step = np.linalg.inv(camera_from_local), max(size)
+    corners = np.array([[[x, y, 1.0] for x in (-0.5, step - 0.5)] for y in (-0.5, step - 0.5)])
+    eye = np.broadcast_to(pose[:3, 3], (2, 2, 3))
+    low = eye + corners @ np.linalg.inv(intrinsics).T @ pose[:3, :3].T
+    return _render(city, eye, low, step, size, sun, samples)[0]
 
 
 def heights(city: City, x: Float64[ndarray, " w"], y: Float64[ndarray, " h"]):
-    """Height of the highest surface (local metres) and what it is (GROUND, BUILDING, TREE) over a grid of x and y."""
-    arrays = pack(city)
-    height, kinds = np.zeros((len(y), len(x))), np.zeros((len(y), len(x)), np.uint8)
-    _heights(x, y, arrays, float(arrays[5][1]) + 10.0, height, kinds)
-    return height, kinds
+    """Height of the highest surface (local metres) and what it is (GROUND, BUILDING, TREE) over a grid of evenly spaced
+    x and y."""
+    step, top = max(len(x), len(y)), 1000.0
+    ends = [a[0] + (a[1] - a[0]) * np.array([-0.5, step - 0.5]) for a in (x, y)]
+    high = np.stack([*np.meshgrid(*ends), np.full((2, 2), top)], -1)
+    up = np.array([0.0, 0.0, 1.0])
+    met = _render(city, high, high - up, step, (len(x), len(y)), up, 1)[1]
+    return top - met[..., 0], met[..., 1].astype(np.uint8)
+
+
+def _render(city: City, high: ndarray, low: ndarray, step: int, size: tuple[int, int], sun: ndarray, samples: int):
+    """The picture, and the distance and kind of what each pixel's last sample met. Threads take bands of rows and share
+    nothing, so that their number changes nothing."""
+    image, met = np.zeros((size[1], size[0], 3), np.float32), np.zeros((size[1], size[0], 2))
+    high, low, sun = (np.ascontiguousarray(a, np.float64) for a in (high, low, sun))
+    scene: list = [high, low, float(step), samples, sun, image, met, *_pack(city)]
+    bands = [(row, min(row + BAND_ROWS, size[1])) for row in range(0, size[1], BAND_ROWS)]
+    with ThreadPoolExecutor(get_num_threads()) as pool:
+        list(pool.map(lambda rows: render_rows(rows, *scene), bands))
+    return image, met
+
+
+def _pack(city: City) -> tuple[ndarray, ...]:
+    """The city as arrays for the kernels: boxes [n, 11], trees [m, 6], slope [4], cells, misc."""
+    b, t = city.boxes, city.trees
+    boxes = np.column_stack(
+        [b.centre, b.half, np.cos(b.angle), np.sin(b.angle), b.base, b.eave, b.ridge, b.roof, b.seed]
+    )
+    trees = np.column_stack([t.centre, 1 / t.radius, t.seed])
+    reach = float(np.abs(b.centre).max() + 40.0) if len(boxes) else city.size_m
+    cos, sin = np.abs(boxes[:, 4:6, None]).transpose(1, 0, 2)
+    spread = np.concatenate([cos * b.half + sin * b.half[:, ::-1], np.repeat(t.radius[:, :1], 2, 1)])
+    top = np.concatenate([b.ridge, t.centre[:, 2] + t.radius[:, 1]])
+    first, items, tops = _index(np.concatenate([b.centre, t.centre[:, :2]]), spread, top, reach)
+    misc = np.array([reach, top.max(initial=5.0), city.pitch_m, float(city.seed)])
+    return boxes.astype(np.float64), trees.astype(np.float64), np.array(city.slope), first, items, tops, misc
+
+
+def _index(centre: ndarray, spread: ndarray, top: ndarray, reach: float) -> tuple[ndarray, ...]:
+    """For each cell of a square grid, which things (boxes, then trees) touch it, and how high they rise."""
+    side = math.ceil(2 * reach / CELL_M)
+    lists: list[list[int]] = [[] for _ in range(side * side)]
+    low, high = (
+        np.clip((centre + sign * (spread + 1e-6) + reach) // CELL_M, 0, side - 1).astype(int) for sign in (-1, 1)
+    )
+    for number in range(len(centre)):
+        for row in range(low[number, 1], high[number, 1] + 1):
+            for column in range(low[number, 0], high[number, 0] + 1):
+                lists[row * side + column].append(number)
+    first = np.cumsum([0] + [len(cell) for cell in lists]).astype(np.int64)
+    tops = np.array([max((top[i] for i in cell), default=-np.inf) for cell in lists])
+    return first, np.array([i for cell in lists for i in cell], np.int64), tops
 
 
 __all__ = ["BUILDING", "GROUND", "TREE", "heights", "render_parallel", "render_pinhole"]
