@@ -1,12 +1,7 @@
-"""`skyfall-demo`: from vendor images to a splat city on the map, each step by the command that a user would type.
+"""`skyfall-demo`: from vendor images to a splat city on the map, each step by the command that a user would type."""
 
-Each command runs in a process of its own, forked where the system can from one that has imported the host's libraries:
-they take ten seconds to import, and eight commands need them.
-"""
-
-import importlib.metadata
-import multiprocessing
-import os
+import shutil
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -41,10 +36,10 @@ class Demo:
         if folder.exists():
             raise SkyfallError(f"{folder} exists already. Choose another --output-dir, or remove it.")
         folder.mkdir(parents=True)
-        processes, steps = _processes(), []
+        steps = []
         for title, command in self.commands():
             print(f"\n== {title}\n$ {' '.join(command)}", flush=True)
-            steps.append(Step(title, " ".join(command), _timed(processes, command, folder / "log.txt")))
+            steps.append(Step(title, " ".join(command), _timed(command, folder / "log.txt")))
             print(f"   {steps[-1].seconds:.0f} s", flush=True)
         page = write_page(folder, steps)
         print(f"\nDone in {sum(s.seconds for s in steps):.0f} s. Open {page}")
@@ -80,39 +75,20 @@ class Demo:
         ]  # fmt: skip
 
 
-def _processes() -> multiprocessing.context.BaseContext:
-    """Where processes come from: a server that has imported what the host's commands need, or new interpreters."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([f"nerfstudio.scripts.{name}" for name in ("train", "eval", "render", "exporter")])
-    return context
-
-
-def _timed(processes: multiprocessing.context.BaseContext, command: list[str], log: Path) -> float:
+def _timed(command: list[str], log: Path) -> float:
     """Seconds a command takes; its output goes to the log, and its end to the message if it fails."""
-    start, before = time.perf_counter(), log.stat().st_size if log.exists() else 0
-    process = processes.Process(target=_call, args=(command, log))  # type: ignore[attr-defined]
-    process.start()
-    process.join()
-    if process.exitcode != 0:
-        with open(log, errors="replace") as file:
-            file.seek(before)
-            tail = "\n".join(file.read().strip().splitlines()[-12:])
+    beside = Path(sys.executable).with_name(command[0])
+    program = str(beside) if beside.exists() else shutil.which(command[0])
+    if program is None:
+        raise SkyfallError(f"The command {command[0]} is not installed. Install this package again.")
+    start = time.perf_counter()
+    result = subprocess.run([program, *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with open(log, "a") as file:
+        file.write(f"$ {' '.join(command)}\n{result.stdout}\n")
+    if result.returncode != 0:
+        tail = "\n".join(result.stdout.strip().splitlines()[-12:])
         raise SkyfallError(f"{command[0]} failed. Its last lines, more in {log}:\n{tail}")
     return time.perf_counter() - start
-
-
-def _call(command: list[str], log: Path) -> None:
-    """Run an installed command in this process, as its script would; output goes to the end of the log."""
-    with open(log, "a") as file:
-        file.write(f"$ {' '.join(command)}\n")
-        file.flush()
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-        (script,) = importlib.metadata.entry_points(group="console_scripts", name=command[0])
-        sys.argv = list(command)
-        sys.exit(script.load()())
 
 
 def main() -> None:
