@@ -1,6 +1,6 @@
 """Times whole training steps through the host's own trainer, part by part, and writes training_step.md.
 
-    python benchmarks/training_step.py                 # a synthetic city of about 150 000 splats, made first
+    python benchmarks/training_step.py                 # a synthetic city thinned to 150 000 splats, made first
     python benchmarks/training_step.py --data SCENE    # a scene made by skyfall-process
 
 Parts are timed where they are called, so each holds what it calls and no other part. Every figure is the median of all
@@ -19,15 +19,17 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rasterizer import machine
 
-CITY_M, CITY_VIEWS = 270, 3  # about 150 000 splats
+CITY_M, CITY_VIEWS, SPLATS = 292, 3, 150_000  # images of half a megapixel, as 516 x 975 px
 
 
 class Parts:
@@ -140,7 +142,17 @@ def table(rows: list[dict[str, float]], wholes: list[float]) -> str:
 def made_city(folder: Path) -> Path:
     command = ["skyfall-process", "city", "--output-dir", str(folder / "city"), "--size", str(CITY_M)]
     subprocess.run([*command, "--views", str(CITY_VIEWS)], check=True)
+    thin(folder / "city/points.ply")
     return folder / "city"
+
+
+def thin(path: Path) -> None:
+    """Keep SPLATS of a scene's points."""
+    from skyfall_ns.data.ply import read_ply, write_ply
+
+    cloud = read_ply(path)
+    kept = np.sort(np.random.default_rng(0).permutation(len(cloud.xyz_m))[:SPLATS])
+    write_ply(path, replace(cloud, **{f.name: getattr(cloud, f.name)[kept] for f in fields(cloud)}))
 
 
 def report(trainer, name: str, body: str, steps: int) -> str:

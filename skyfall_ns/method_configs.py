@@ -7,11 +7,12 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from skyfall_ns import host
 from skyfall_ns.host import FusedAdamConfig, PlainExponentialDecayConfig
+from skyfall_ns.models.skyfall import LOGGED_EVERY
 from skyfall_ns.pipelines.skyfall_pipeline import SkyfallPipelineConfig
 
 host.cure()
 
-STEPS = 2000  # a few minutes on two cores for half a square kilometre of half-metre images
+STEPS = 1500  # four minutes on two cores for half-megapixel images and 280 000 splats
 
 
 def optimizers(steps: int = STEPS, **learning_rates: float) -> dict[str, dict]:
@@ -45,7 +46,7 @@ skyfall = MethodSpecification(
         optimizers=optimizers(),
         # the host would listen on all interfaces, and would never end
         viewer=ViewerConfig(websocket_host="127.0.0.1", quit_on_train_completion=True),
-        logging=LoggingConfig(steps_per_log=20),
+        logging=LoggingConfig(steps_per_log=2 * LOGGED_EVERY),
         vis="viewer+tensorboard",
     ),
     description="Splat city from satellite images, georeferenced, heights tied to stereo (stage 1).",
