@@ -206,7 +206,8 @@ def _tile_surface(views: _Views, pairs, grid: Grid, range_m: tuple[float, float]
     for number, sweep in enumerate(sweeps):
         cells = _coarse(grid, sweep.coarser)
         low, high = range_m if height is None else _around(height, range_m)
-        heights = np.arange(low, high + 1e-6, height_step_m(views.cameras, pairs, sweep.step_px))
+        step_m = height_step_m(views.cameras, pairs, sweep.step_px)
+        heights = low + step_m * np.arange(max(3, math.ceil((high - low) / step_m) + 1))  # a parabola needs three
         lowest = _lowest_seen(height, cells, views.cameras)
         part = _part_of(progress, number, len(sweeps))
         images = views.at(cells.resolution_m)

@@ -121,6 +121,12 @@ def test_pairs_and_steps():
     assert height_step_m(views, [(0, 2)], 0.15) == pytest.approx(0.15 * GSD_M / np.tan(np.deg2rad(17)))
 
 
+def test_ranges_of_less_than_a_step_are_tried_all_the_same(images):
+    flat = BOX.copy()
+    flat[:, 2] = 0.0, 0.01
+    assert np.isfinite(dense_surface(images[:2], VIEWS[:2], flat, 2.0).height_m).any()
+
+
 def test_views_from_one_direction_are_refused(images):
     with pytest.raises(SkyfallError, match=r"^No two images look from directions .* apart\. Add an image"):
         dense_surface([images[0], images[0]], [VIEWS[0], VIEWS[0]], BOX, 0.5)
