@@ -7,7 +7,6 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from skyfall_ns import host
 from skyfall_ns.host import FusedAdamConfig, PlainExponentialDecayConfig
-from skyfall_ns.models.skyfall import LOGGED_EVERY
 from skyfall_ns.pipelines.skyfall_pipeline import SkyfallPipelineConfig
 
 host.cure()
@@ -46,7 +45,7 @@ skyfall = MethodSpecification(
         optimizers=optimizers(),
         # the host would listen on all interfaces, and would never end
         viewer=ViewerConfig(websocket_host="127.0.0.1", quit_on_train_completion=True),
-        logging=LoggingConfig(steps_per_log=2 * LOGGED_EVERY),
+        logging=LoggingConfig(steps_per_log=20),
         vis="viewer+tensorboard",
     ),
     description="Splat city from satellite images, georeferenced, heights tied to stereo (stage 1).",

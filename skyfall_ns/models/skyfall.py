@@ -26,7 +26,6 @@ from skyfall_ns.models.start import SH_C0, start_splats
 from skyfall_ns.models.tone import ImageTone
 from skyfall_ns.models.view import View, bend, image_of, sun_of, view_of
 
-LOGGED_EVERY = 10  # steps; what is not logged need not be computed
 NAMES = ("means", "scales", "quats", "features_dc", "opacities")
 
 
@@ -217,9 +216,7 @@ class SkyfallModel(SplatfactoModel):
         return {"rgb": rgb, "depth": result.depth[..., None], "accumulation": alpha, "background": background}
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
-        """The number of splats, and the PSNR of the step's view at the steps that the host logs."""
-        if self.training and self.step % LOGGED_EVERY:
-            return {"gaussian_count": self.num_points}
+        """PSNR of the step's view and the number of splats."""
         with torch.no_grad():
             error = ((outputs["rgb"] - batch["image"].to(self.device)) * batch["mask"].to(self.device)).square()
             psnr = -10 * torch.log10(error.sum() / (3 * batch["mask"].sum()).clamp_min(1) + 1e-12)

@@ -7,7 +7,8 @@ import pytest
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.geo.points import surface_points
-from skyfall_ns.geo.stereo import convergence_deg, dense_surface, good_pairs, height_step_m
+from skyfall_ns.geo.raster import Grid
+from skyfall_ns.geo.stereo import _hues, _lowest_seen, convergence_deg, dense_surface, good_pairs, height_step_m
 from skyfall_ns.geo.visibility import lowest_visible_m
 
 GSD_M, SIZE = 0.5, 320
@@ -119,6 +120,32 @@ def test_pairs_and_steps():
     assert convergence_deg(views[0], views[2]) == pytest.approx(17)
     assert good_pairs(views)[0] == (0, 2) and (0, 1) not in good_pairs(views) and (2, 3) not in good_pairs(views)
     assert height_step_m(views, [(0, 2)], 0.15) == pytest.approx(0.15 * GSD_M / np.tan(np.deg2rad(17)))
+
+
+def test_sweeps_of_many_views_recover_slope_and_block(images, monkeypatch):
+    monkeypatch.setattr("skyfall_ns.geo.stereo.MANY_PAIRS", 1)
+    error = np.abs(errors(dense_surface(images, VIEWS, BOX, 0.5)))
+    assert error.mean() < 0.2 and (error < 1).mean() > 0.98
+
+
+def test_later_sweeps_ask_only_views_that_see_a_cell():
+    """Behind a tower, on a surface of twice the cell size: hidden from the west, seen from above."""
+    coarse = np.zeros((30, 30), np.float32)
+    coarse[10:20, 10:20] = 20.0
+    lowest = _lowest_seen(coarse, Grid(0.0, 30.0, 0.5, 60, 60), [camera(270, 30), camera(0, 0)])
+    assert lowest.shape == (2, 60, 60)
+    assert lowest[0, 30, 42] > 10.0 and lowest[1, 30, 42] < 1.0  # just east of the wall
+    assert lowest[0, 30, 12] < 1.0  # west of it nothing hides the ground
+    assert np.isneginf(_lowest_seen(None, Grid(0.0, 30.0, 0.5, 60, 60), [camera(270, 30)])).all()
+
+
+def test_hues_are_the_same_in_shadow_and_haze():
+    light = np.random.default_rng(0).uniform(0.2, 0.9, (60, 60, 3)).astype(np.float32)
+    light[0] = 0.0  # something black in every picture
+    valid = np.ones((60, 60), bool)
+    clear, hazy = (_hues(v ** (1 / 2.2), valid) for v in (light, 0.9 * light + np.float32([0.02, 0.04, 0.08])))
+    for a, b in zip(clear, hazy, strict=True):
+        assert np.abs(a - b)[1:].max() < 0.01
 
 
 def test_ranges_of_less_than_a_step_are_tried_all_the_same(images):

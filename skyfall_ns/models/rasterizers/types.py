@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 from jaxtyping import Float
 from torch import Tensor
 
-FIRST_LEFT = 0.3  # of the light; with one half, roofs of trained splats are 0.2 m wider (docs/architecture.md)
+FIRST_LEFT = 0.3  # of the light; with one half, roofs of trained splats are too wide (docs/architecture.md)
 EPS_2D = 0.1  # pixels² added to every footprint (Skyfall-GS' kernel size)
 NEAR, FAR = 0.01, 1e10
 
