@@ -1,8 +1,7 @@
 """The splat model: Splatfacto's place in the host, exact satellite views, heights tied to the scene's surface."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +10,13 @@ from jaxtyping import Float
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor, nn
 
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.models import losses
+from skyfall_ns.models.config import SkyfallModelConfig
 from skyfall_ns.models.densify import DenseStatistics
 from skyfall_ns.models.heights import HeightTarget, height_m, nadir_over
 from skyfall_ns.models.metrics import image_scores
@@ -27,51 +27,6 @@ from skyfall_ns.models.tone import ImageTone
 from skyfall_ns.models.view import View, bend, image_of, sun_of, view_of
 
 NAMES = ("means", "scales", "quats", "features_dc", "opacities")
-
-
-@dataclass
-class SkyfallModelConfig(SplatfactoModelConfig):
-    """Splats over a satellite scene. Lengths are metres."""
-
-    _target: type = field(default_factory=lambda: SkyfallModel)
-    sh_degree: int = 0
-    """Colours do not change with the direction: satellites all look from above, and light is a matter of the image."""
-    background_color: Literal["random", "black", "white"] = "random"
-    """A random background closes holes: what shines through can never match an image."""
-    start_opacity: float = 0.6
-    """Opacity of new splats; higher ones take longer to give way where a wall is not where stereo put it."""
-    start_scale: float = 0.5
-    """Size of new splats (standard deviation along the surface) relative to the points' spacing."""
-    max_scale_m: float = 2.0
-    """Longest axis (standard deviation) a splat may have, metres."""
-    max_gaussians: int = 1_000_000
-    """Densification stops at this many splats."""
-    surface_weight: float = 0.2
-    """Weight per metre of the distance between rendered heights and the scene's dense surface; 0 turns it off."""
-    surface_every: int = 2
-    """Steps between two looks at the surface."""
-    smooth_weight: float = 0.02
-    """Weight per metre of the total variation of rendered heights."""
-    closed_weight: float = 0.1
-    """Weight of what shines through the surface seen from straight above."""
-    shadows: bool = True
-    """Shade splats by the shadows of each image's date, where the sun's place is known."""
-    shadows_every: int = 200
-    """Steps after which an image's shadows are computed anew."""
-    densify: bool = True
-    """Let gsplat's strategy split, duplicate and prune splats."""
-    warmup_length: int = 500
-    """Steps before densification begins."""
-    stop_split_at: int = 1000
-    """Step at which densification ends."""
-    cull_alpha_thresh: float = 0.02
-    """Splats fainter than this are removed while densification runs."""
-    reset_alpha_every: int = 1_000_000
-    """Opacity resets every so many refinements; off, because few views never recover from one."""
-    densify_grad_thresh: float = 0.0006
-    """Mean absolute gradient of the image position (normalised) above which a splat is split or duplicated."""
-    num_downscales: int = 0
-    """Satellite images are trained at full size from the start."""
 
 
 class SkyfallModel(SplatfactoModel):

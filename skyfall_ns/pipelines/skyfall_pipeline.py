@@ -7,7 +7,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 
 from skyfall_ns import host
 from skyfall_ns.data.datamanager import SkyfallDatamanagerConfig
-from skyfall_ns.models.skyfall import SkyfallModelConfig
+from skyfall_ns.models.config import SkyfallModelConfig
 
 
 @dataclass

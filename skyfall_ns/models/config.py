@@ -1,0 +1,57 @@
+"""Every option of the model, with the defaults that won (benchmarks/stage1.md)."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nerfstudio.models.splatfacto import SplatfactoModelConfig
+
+
+def _model() -> type:
+    from skyfall_ns.models.skyfall import SkyfallModel  # the model reads this file
+
+    return SkyfallModel
+
+
+@dataclass
+class SkyfallModelConfig(SplatfactoModelConfig):
+    """Splats over a satellite scene. Lengths are metres."""
+
+    _target: type = field(default_factory=_model)
+    sh_degree: int = 0
+    """Colours do not change with the direction: satellites all look from above, and light is a matter of the image."""
+    background_color: Literal["random", "black", "white"] = "random"
+    """A random background closes holes: what shines through can never match an image."""
+    start_opacity: float = 0.6
+    """Opacity of new splats; higher ones take longer to give way where a wall is not where stereo put it."""
+    start_scale: float = 0.5
+    """Size of new splats (standard deviation along the surface) relative to the points' spacing."""
+    max_scale_m: float = 2.0
+    """Longest axis (standard deviation) a splat may have, metres."""
+    max_gaussians: int = 1_000_000
+    """Densification stops at this many splats."""
+    surface_weight: float = 0.2
+    """Weight per metre of the distance between rendered heights and the scene's dense surface; 0 turns it off."""
+    surface_every: int = 2
+    """Steps between two looks at the surface."""
+    smooth_weight: float = 0.02
+    """Weight per metre of the total variation of rendered heights."""
+    closed_weight: float = 0.1
+    """Weight of what shines through the surface seen from straight above."""
+    shadows: bool = True
+    """Shade splats by the shadows of each image's date, where the sun's place is known."""
+    shadows_every: int = 200
+    """Steps after which an image's shadows are computed anew."""
+    densify: bool = True
+    """Let gsplat's strategy split, duplicate and prune splats."""
+    warmup_length: int = 500
+    """Steps before densification begins."""
+    stop_split_at: int = 1000
+    """Step at which densification ends."""
+    cull_alpha_thresh: float = 0.02
+    """Splats fainter than this are removed while densification runs."""
+    reset_alpha_every: int = 1_000_000
+    """Opacity resets every so many refinements; off, because few views never recover from one."""
+    densify_grad_thresh: float = 0.0006
+    """Mean absolute gradient of the image position (normalised) above which a splat is split or duplicated."""
+    num_downscales: int = 0
+    """Satellite images are trained at full size from the start."""
