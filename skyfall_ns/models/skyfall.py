@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gsplat.strategy import DefaultStrategy
 from jaxtyping import Float
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.cameras.cameras import Cameras
@@ -17,7 +16,7 @@ from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.models import losses
 from skyfall_ns.models.config import SkyfallModelConfig
-from skyfall_ns.models.densify import DenseStatistics
+from skyfall_ns.models.growth import growth_of
 from skyfall_ns.models.heights import HeightTarget, height_m, nadir_over
 from skyfall_ns.models.metrics import image_scores
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
@@ -47,7 +46,7 @@ class SkyfallModel(SplatfactoModel):
         )
         self.step, self.crop_box = 0, None
         self.background_color = torch.tensor([0.1490, 0.1647, 0.2157])  # viser's
-        self.strategy = self._strategy()
+        self.strategy = growth_of(self.config, self.on_model)
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
         self.started_with = self.num_points
         self._surface: HeightTarget | None = None
@@ -57,25 +56,6 @@ class SkyfallModel(SplatfactoModel):
         normals = self.kwargs["metadata"]["points3D_normals"]
         start = start_splats(xyz, rgb, normals, size, self.config.start_opacity)
         return {name: nn.Parameter(start[name]) for name in NAMES}
-
-    def _strategy(self) -> DefaultStrategy:
-        config = self.config
-        return DenseStatistics(
-            prune_opa=config.cull_alpha_thresh,
-            grow_grad2d=config.densify_grad_thresh,
-            grow_scale3d=self.on_model.point_spacing_m * self.on_model.scale,
-            grow_scale2d=config.split_screen_size,
-            prune_scale3d=2 * config.max_scale_m * self.on_model.scale,
-            prune_scale2d=config.cull_screen_size,
-            refine_scale2d_stop_iter=config.stop_screen_size_at,
-            refine_start_iter=config.warmup_length,
-            refine_stop_iter=config.stop_split_at if config.densify else 0,
-            reset_every=config.reset_alpha_every * config.refine_every,
-            refine_every=config.refine_every,
-            pause_refine_after_reset=self.num_train_data + config.refine_every,
-            absgrad=config.use_absgrad,
-            verbose=False,
-        )
 
     @property
     def colors(self) -> Tensor:
@@ -156,7 +136,8 @@ class SkyfallModel(SplatfactoModel):
         if self.crop_box is not None and not self.training:
             keep = self.crop_box.within(self.means).squeeze(-1)
         sun = None if image is not None else sun_of(camera)
-        result = self.render(view, image, sun=sun, absgrad=self.training and self.strategy.absgrad, keep=keep)
+        absgrad = self.training and self.strategy.wants_absgrad(self.step)
+        result = self.render(view, image, sun=sun, absgrad=absgrad, keep=keep)
         self.last_size = (view.height, view.width)
         if self.training:
             self.info = result.info
@@ -204,20 +185,17 @@ class SkyfallModel(SplatfactoModel):
         }
 
     def step_post_backward(self, step: int) -> None:
-        """Densify as gsplat does, below the cap; keep sizes in bounds; stop when the scene has collapsed."""
-        full = self.num_points >= self.config.max_gaussians
-        self.strategy.grow_grad2d = math.inf if full else self.config.densify_grad_thresh
-        if step > 0:  # gsplat 1.4.0 would reset all opacities at step 0
-            super().step_post_backward(step)
+        """Let splats come and go; keep sizes in bounds; stop when the scene has collapsed."""
+        super().step_post_backward(step)
         with torch.no_grad():
-            self.scales.clamp_(max=math.log(self.config.max_scale_m * self.on_model.scale))
+            self.gauss_params["scales"].clamp_(max=math.log(self.config.max_scale_m * self.on_model.scale))
         self._stop_if_collapsed()
 
     def _stop_if_collapsed(self) -> None:
         if self.num_points < 0.1 * self.started_with:
             raise TrainingError(
                 f"The scene has collapsed: {self.num_points} of {self.started_with} splats are left. "
-                "Use more images, a lower --pipeline.model.cull-alpha-thresh, or --pipeline.model.densify False."
+                "Use more images, a lower --pipeline.model.cull-alpha-thresh, or --pipeline.model.growth none."
             )
 
     @torch.no_grad()

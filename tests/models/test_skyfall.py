@@ -91,20 +91,67 @@ def test_pseudo_gradients_are_absolute_and_normalised(model, pipeline):
     assert absolute.max() > 0 and (absolute + 1e-9 >= signed.abs()).all()
 
 
-def test_densification_splits_below_the_cap_and_stops_at_it(model, pipeline):
-    model.config.densify_grad_thresh, model.config.max_gaussians = 0.0, 10**9
-    model.strategy.refine_start_iter, model.strategy.refine_every = 1, 2
+def refine_often(model: SkyfallModel, **thresholds: float) -> None:
+    """Let the strategy act at every second step."""
+    settings = {"refine_start_iter": 1, "refine_every": 2, **thresholds}
+    for name, value in settings.items():
+        assert hasattr(model.strategy, name)
+        setattr(model.strategy, name, value)
+
+
+def test_densification_grows_to_the_cap_and_stops_there(model, pipeline):
+    cap, optimizers = model.num_points + 500, optimizers_for(model)
+    refine_often(model, grow_grad2d=0.0, max_gaussians=cap, prune_opa=0.0)
+    for number in range(FIRST, FIRST + 6):
+        step(model, pipeline, number, optimizers)
+        assert model.num_points <= cap
+    assert model.num_points == cap
+    for name, group in model.get_gaussian_param_groups().items():
+        assert optimizers[name].param_groups[0]["params"][0] is group[0] and len(group[0]) == cap
+
+
+def test_screen_giants_are_pruned(model, pipeline):
+    """Before any opacity reset; gsplat 1.4.0 would wait for the first one, which never comes here."""
+    optimizers = optimizers_for(model)
+    model.config.max_scale_m = 100.0
+    with torch.no_grad():
+        model.scales[:3] = np.log(20.0 * model.on_model.scale)
+        model.means[:3] = model.means.mean(0)
+        model.features_dc[:3] = model.features_dc[:1] + torch.arange(3)[:, None]  # to know them again
+    own = model.features_dc[:3, 0].tolist()
+    refine_often(model, grow_grad2d=np.inf)
+    for number in range(FIRST, FIRST + 3):
+        step(model, pipeline, number, optimizers)
+    assert model.scales.exp().max() < 3.0 * model.on_model.scale
+    assert not np.isclose(model.features_dc[:, 0].detach().numpy()[:, None], own, atol=1e-4).all(1).any()
+
+
+def test_growth_none_only_moves_splats(pipeline):
+    config = copy.deepcopy(pipeline.config)
+    config.model.growth, config.model.warmup_length, config.model.refine_every = "none", 1, 1
+    config.model.densify_grad_thresh = 0.0
+    model = config.setup(device="cpu").model.train()
     count, optimizers = model.num_points, optimizers_for(model)
     for number in range(FIRST, FIRST + 3):
         step(model, pipeline, number, optimizers)
-    grown = model.num_points
-    assert grown > 1.1 * count
-    for name, group in model.get_gaussian_param_groups().items():
-        assert optimizers[name].param_groups[0]["params"][0] is group[0] and len(group[0]) == grown
-    model.config.max_gaussians = count
-    for number in range(FIRST + 3, FIRST + 7):
+    assert model.num_points == count and not model.info["means2d"].__dict__.get("absgrad")
+
+
+def test_relocation_keeps_the_number_and_leaves_no_dead(pipeline):
+    config = copy.deepcopy(pipeline.config)
+    config.model.growth, config.model.warmup_length, config.model.refine_every = "relocate", 1, 2
+    model = config.setup(device="cpu").model.train()
+    count, optimizers = model.num_points, optimizers_for(model)
+    with torch.no_grad():
+        model.opacities[: count // 3] = -6.0
+        model.means[: count // 3] += 10.0  # a kilometre away
+    for number in range(FIRST, FIRST + 3):
         step(model, pipeline, number, optimizers)
-    assert model.num_points <= grown
+    assert model.num_points == count
+    assert model.means.max() < 5.0 and model.opacities.sigmoid().min() >= 0.005
+    before = model.means.detach().clone()
+    step(model, pipeline, FIRST + 3, optimizers)
+    assert not torch.equal(model.means, before)  # the optimizers hold the parameters that are drawn
 
 
 def test_sizes_stay_below_the_cap_in_metres(model, pipeline):
@@ -117,7 +164,7 @@ def test_sizes_stay_below_the_cap_in_metres(model, pipeline):
 def test_collapse_is_said_in_words(model, pipeline):
     with torch.no_grad():
         model.opacities[100:] = -20.0
-    model.strategy.refine_start_iter, model.strategy.refine_every = 0, 1
+    refine_often(model, refine_every=1)
     with pytest.raises(TrainingError, match=r"The scene has collapsed: \d+ of \d+ splats are left\. Use more images"):
         step(model, pipeline, FIRST, optimizers_for(model))
 
