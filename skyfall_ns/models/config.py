@@ -58,7 +58,7 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     cull_alpha_thresh: float = 0.02
     """Splats fainter than this are removed, or moved, while growth runs."""
     cull_scale_thresh: float = math.inf
-    """Splats whose longest axis (standard deviation) is above this are removed, metres; max-scale-m bounds it anyway."""
+    """Splats whose longest axis is above this are removed, metres; max-scale-m bounds it anyway."""
     reset_alpha_every: int = 1_000_000
     """Opacity resets every so many refinements; off, because few views never recover from one."""
     densify_grad_thresh: float = 0.0006

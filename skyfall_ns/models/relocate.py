@@ -25,9 +25,9 @@ def shared(
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
     """Opacities and scales of `number` equal splats that together look like one.
 
-    (1 - o')^N = 1 - o, so that the centre is as opaque as before, and s' = s o / sum_k C(N, k) (-1)^(k-1) o'^k / sqrt(k),
-    so that the integral over a line through it is (equation 9; its double sum is this one, because
-    sum_i C(i-1, k-1) = C(N, k)).
+    (1 - o')^N = 1 - o, so that the centre is as opaque as before, and s' = s o / S with
+    S = sum_k C(N, k) (-1)^(k-1) o'^k / sqrt(k), so that the integral over a line through it is (equation 9; its double
+    sum is S, because sum_i C(i-1, k-1) = C(N, k)).
     """
     n, o = number.double(), opacities.double()
     each = -torch.expm1(torch.log1p(-o) / n)

@@ -12,10 +12,11 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor, nn
 
-from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
+from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel, training_views
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.models import losses
 from skyfall_ns.models.config import SkyfallModelConfig
+from skyfall_ns.models.filter3d import SmoothingFilter, apply_filter
 from skyfall_ns.models.growth import growth_of
 from skyfall_ns.models.heights import HeightTarget, height_m, nadir_over
 from skyfall_ns.models.metrics import image_scores
@@ -48,6 +49,7 @@ class SkyfallModel(SplatfactoModel):
         self.background_color = torch.tensor([0.1490, 0.1647, 0.2157])  # viser's
         self.strategy = growth_of(self.config, self.on_model)
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+        self.smoothing = SmoothingFilter(training_views(self.on_model)) if self.config.filter_3d else None
         self.started_with = self.num_points
         self._surface: HeightTarget | None = None
 
@@ -56,6 +58,18 @@ class SkyfallModel(SplatfactoModel):
         normals = self.kwargs["metadata"]["points3D_normals"]
         start = start_splats(xyz, rgb, normals, size, self.config.start_opacity)
         return {name: nn.Parameter(start[name]) for name in NAMES}
+
+    @property
+    def scales(self) -> Tensor:
+        """Logarithms of scales: the parameter in training, else as they are drawn, so that exports have the filter."""
+        raw = self.gauss_params["scales"]
+        return raw if self.training or self.smoothing is None else self._drawn()[0].log()
+
+    @property
+    def opacities(self) -> Tensor:
+        """Logits of opacities: the parameter in training, else as they are drawn, so that exports have the filter."""
+        raw = self.gauss_params["opacities"]
+        return raw if self.training or self.smoothing is None else torch.logit(self._drawn()[1], eps=1e-6)[:, None]
 
     @property
     def colors(self) -> Tensor:
@@ -90,14 +104,24 @@ class SkyfallModel(SplatfactoModel):
         for name, parameter in self.gauss_params.items():
             parameter.data = torch.zeros_like(dict[f"gauss_params.{name}"], device=parameter.device)
         self.step = 30_000
+        if self.smoothing is not None:
+            self.smoothing.forget()
         return nn.Module.load_state_dict(self, dict, **kwargs)
 
     def gaussians(self, keep: Tensor | None = None) -> Gaussians:
         """All splats, or those chosen by a boolean mask, in the rasterizer's form."""
-        means, quats, scales, opacities = self.means, self.quats, self.scales, self.opacities
+        means, quats, (scales, opacities) = self.means, self.quats, self._drawn()
         if keep is not None:
             means, quats, scales, opacities = means[keep], quats[keep], scales[keep], opacities[keep]
-        return Gaussians(means, quats, scales.exp(), opacities.sigmoid().squeeze(-1))
+        return Gaussians(means, quats, scales, opacities)
+
+    def _drawn(self) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"]]:
+        """Scales and opacities as they are drawn: behind the 3D filter, if it is on."""
+        scales = self.gauss_params["scales"].exp()
+        opacities = self.gauss_params["opacities"].sigmoid().squeeze(-1)
+        if self.smoothing is None:
+            return scales, opacities
+        return apply_filter(scales, opacities, self.smoothing.radius(self.means, self.step))
 
     def render(
         self,

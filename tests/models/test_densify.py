@@ -106,7 +106,7 @@ def test_near_the_cap_the_strongest_grow():
     before = params["means"].detach().clone()
     strategy = Densification(grow_grad2d=0.0, grow_scale3d=1.0, refine_start_iter=1, max_gaussians=cap, absgrad=False)
     state, g = strategy.initialize_state(), torch.Generator().manual_seed(0)
-    for step in (99, 100):
+    for _ in range(2):
         info = step_info(g)
         info["radii"] = info["radii"].clamp_min(1)
         strategy._update_state({}, state, info)

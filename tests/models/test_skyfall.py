@@ -186,6 +186,69 @@ def test_checkpoints_hold_splats_and_light_only(model):
     assert kinds == {"gauss_params", "tone", "sunlight"}
 
 
+def filtered(pipeline):
+    """A pipeline whose model has the 3D filter."""
+    config = copy.deepcopy(pipeline.config)
+    config.model.filter_3d = True
+    return config.setup(device="cpu")
+
+
+def finest_gsd(model: SkyfallModel) -> float:
+    """Metres per pixel across the line of sight, of the sharpest image."""
+    images = [model.on_model.scene.image(name) for name in model.on_model.image_names]
+    return 1 / max(np.linalg.svd(np.array(i.camera["matrix"])[:, :3], compute_uv=False).max() for i in images)
+
+
+def test_no_splat_is_thinner_than_the_images_resolve(model, pipeline):
+    smooth = filtered(pipeline).model.train()
+    least = np.sqrt(0.2) * finest_gsd(model) * model.on_model.scale
+    assert model.gaussians().scales.min() < 0.5 * least <= 1.001 * smooth.gaussians().scales.min()
+    torch.testing.assert_close(smooth.scales, model.scales)  # parameters are as they were
+    optimizers = optimizers_for(smooth)
+    refine_often(smooth, grow_grad2d=0.0)
+    count = smooth.num_points
+    for number in range(FIRST, FIRST + 3):
+        step(smooth, pipeline, number, optimizers)
+    assert smooth.num_points > count and 1.001 * smooth.gaussians().scales.min() >= least
+
+
+def test_exported_splats_are_the_filtered_ones(pipeline, tmp_path, monkeypatch):
+    from nerfstudio.scripts import exporter
+
+    trained = filtered(pipeline)
+    trained.model.load_state_dict(few(trained.model, 2000))
+    trained.eval()
+    monkeypatch.setattr(exporter, "eval_setup", lambda *_, **__: (None, trained, None, None))
+    exporter.ExportGaussianSplat(load_config=tmp_path / "config.yml", output_dir=tmp_path).main()
+    header, body = (tmp_path / "splat.ply").read_bytes().split(b"end_header\n", 1)
+    names = [line.split()[-1].decode() for line in header.splitlines() if line.startswith(b"property float")]
+    written = dict(zip(names, np.frombuffer(body, "<f4").reshape(-1, len(names)).T, strict=True))
+    drawn = trained.model.gaussians()
+    kept = drawn.opacities.detach().numpy() > 1 / 255  # the host leaves fainter ones out
+    assert len(written["x"]) == kept.sum() > 1000
+    np.testing.assert_allclose(1 / (1 + np.exp(-written["opacity"])), drawn.opacities.detach()[kept], rtol=1e-4)
+    scales = np.exp(np.stack([written[f"scale_{i}"] for i in range(3)], 1))
+    np.testing.assert_allclose(scales, drawn.scales.detach()[kept], rtol=1e-5)
+    raw = trained.model.gauss_params["scales"].detach().exp().numpy()[kept]
+    assert (scales > raw).all() and np.median(scales[:, 2] / raw[:, 2]) > 2
+
+
+def few(model: SkyfallModel, number: int) -> dict[str, torch.Tensor]:
+    """A checkpoint of the last splats only."""
+    state = model.state_dict()
+    return {name: value[-number:].clone() if name.startswith("gauss_params.") else value
+            for name, value in state.items()}  # fmt: skip
+
+
+def test_filter_follows_loaded_splats(pipeline):
+    loaded = filtered(pipeline).model.eval()
+    before = loaded.gaussians()  # knows the radii of splats that are about to be replaced
+    loaded.load_state_dict(few(loaded, 70))
+    after = loaded.gaussians()
+    torch.testing.assert_close(after.scales, before.scales[-70:])
+    torch.testing.assert_close(after.opacities, before.opacities[-70:])
+
+
 def test_surface_pulls_heights_back(model):
     with torch.no_grad():
         model.means[:, 2] += 1.0 * model.on_model.scale
