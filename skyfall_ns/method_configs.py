@@ -23,6 +23,7 @@ def optimizers(steps: int = STEPS, **learning_rates: float) -> dict[str, dict]:
         "features_dc": 2.5e-3 / 0.28,  # Skyfall-GS' 0.0025 in colours
         "opacities": 0.05,
         "tone": 1e-3,
+        "shift": 2e-3,  # pixels
     } | learning_rates
     table: dict[str, dict] = {
         name: {"optimizer": FusedAdamConfig(lr=rate, eps=1e-15), "scheduler": None} for name, rate in rates.items()

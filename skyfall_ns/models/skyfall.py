@@ -22,6 +22,7 @@ from skyfall_ns.models.heights import HeightTarget, height_m, nadir_over
 from skyfall_ns.models.metrics import image_scores
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
 from skyfall_ns.models.shadows import Sunlight
+from skyfall_ns.models.shift import ImageShift, shifted
 from skyfall_ns.models.start import SH_C0, start_splats
 from skyfall_ns.models.tone import ImageTone
 from skyfall_ns.models.view import View, bend, image_of, sun_of, view_of
@@ -40,8 +41,10 @@ class SkyfallModel(SplatfactoModel):
         self.on_model: SceneOnModel = metadata["scene_on_model"]
         assert self.seed_points is not None
         self.gauss_params = nn.ParameterDict(self._start(*self.seed_points))
+        views = training_views(self.on_model)
         self.tone = ImageTone(self.num_train_data)
         self.sunlight = Sunlight(list(self.on_model.suns), self.on_model.scale)
+        self.shift = ImageShift(views) if self.config.pose_shift else None
         self.camera_optimizer: CameraOptimizer = self.config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
         )
@@ -49,7 +52,7 @@ class SkyfallModel(SplatfactoModel):
         self.background_color = torch.tensor([0.1490, 0.1647, 0.2157])  # viser's
         self.strategy = growth_of(self.config, self.on_model)
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
-        self.smoothing = SmoothingFilter(training_views(self.on_model)) if self.config.filter_3d else None
+        self.smoothing = SmoothingFilter(views) if self.config.filter_3d else None
         self.started_with = self.num_points
         self._surface: HeightTarget | None = None
 
@@ -95,8 +98,11 @@ class SkyfallModel(SplatfactoModel):
         return {name: [self.gauss_params[name]] for name in NAMES}
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Splats, tones and light."""
-        return self.get_gaussian_param_groups() | {"tone": [*self.tone.parameters(), *self.sunlight.parameters()]}
+        """Splats, tones and light, and shifts where they are learned."""
+        shift = {} if self.shift is None else {"shift": [self.shift.pixels]}
+        return (
+            self.get_gaussian_param_groups() | shift | {"tone": [*self.tone.parameters(), *self.sunlight.parameters()]}
+        )
 
     def load_state_dict(self, dict: dict[str, Tensor], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load splats of any number into the live parameters; the host's version replaces them behind the optimizers'
@@ -135,7 +141,10 @@ class SkyfallModel(SplatfactoModel):
         """Draw a view with the look of a training image (None: the canonical look, shaded for `sun`)."""
         colors = self.tone(self.sunlight.shade(self.base_colors(), self._lit(image, sun), image), image)
         splats = self.gaussians(keep)
-        bent = Gaussians(bend(splats.means, view), splats.quats, splats.scales, splats.opacities)
+        means = bend(splats.means, view)
+        if self.shift is not None and image is not None and view.projection == "parallel":
+            means = shifted(means, view, self.shift(image))
+        bent = Gaussians(means, splats.quats, splats.scales, splats.opacities)
         return pick_rasterizer(self.means.device)(bent, colors if keep is None else colors[keep], view, absgrad=absgrad)
 
     def _lit(self, image: int | None, sun: tuple[float, float, float] | None) -> Tensor | None:
@@ -188,6 +197,8 @@ class SkyfallModel(SplatfactoModel):
         """Photometric loss, and the surface's terms at their steps."""
         target, mask = batch["image"].to(self.device), batch["mask"].to(self.device)
         loss = {"photometric": losses.photometric_loss(outputs["rgb"], target, mask, self.config.ssim_lambda)}
+        if self.training and self.shift is not None:
+            loss["shift"] = self.config.pose_shift_weight * self.shift.prior()
         if self.training and self.step % self.config.surface_every == 0:
             loss |= self.surface_losses()
         return loss
@@ -221,6 +232,13 @@ class SkyfallModel(SplatfactoModel):
                 f"The scene has collapsed: {self.num_points} of {self.started_with} splats are left. "
                 "Use more images, a lower --pipeline.model.cull-alpha-thresh, or --pipeline.model.growth none."
             )
+
+    def learned_shifts_px(self) -> dict[str, tuple[float, float]]:
+        """Name of each training image to its learned shift (col, row); empty where none are learned."""
+        if self.shift is None:
+            return {}
+        rows = self.shift.all().tolist()
+        return {name: (col, row) for name, (col, row) in zip(self.on_model.image_names, rows, strict=True)}
 
     @torch.no_grad()
     def render_heights(

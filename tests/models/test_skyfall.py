@@ -64,7 +64,7 @@ def step(model: SkyfallModel, pipeline, number: int, optimizers) -> None:
 
 def test_every_group_has_an_optimizer_and_moves(model, pipeline):
     groups = model.get_param_groups()
-    assert set(groups) == set(skyfall.config.optimizers)
+    assert set(groups) == set(skyfall.config.optimizers) - {"shift"}  # see test_shift.py
     before = {name: [p.detach().clone() for p in group] for name, group in groups.items()}
     optimizers = optimizers_for(model)
     start = scores(model, pipeline)
