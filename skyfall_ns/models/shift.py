@@ -17,6 +17,8 @@ from skyfall_ns.models.view import View
 class ImageShift(nn.Module):
     """Two numbers per training image: (col, row) by which the scene appears elsewhere than its camera says."""
 
+    _free: Tensor  # [2 m, 2 m]: takes translations of the scene out
+
     def __init__(self, views: Sequence[View]) -> None:
         super().__init__()
         self.pixels = nn.Parameter(torch.zeros(len(views), 2))
