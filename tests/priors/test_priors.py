@@ -10,7 +10,7 @@ import torch
 from skyfall_ns.errors import MissingExtraError, TrainingError
 from skyfall_ns.priors.learned import MogePriorConfig, TransformersPriorConfig
 from skyfall_ns.priors.plane import PlanePriorConfig
-from skyfall_ns.priors.surface import HeightField, SurfacePriorConfig, march
+from skyfall_ns.priors.surface import HeightField, SurfacePriorConfig, march, rays
 from skyfall_ns.priors.types import PriorCamera, as_target, comparable
 
 CPU = torch.device("cpu")
@@ -69,6 +69,31 @@ def test_holes_are_invalid():
         valid = surface(picture(), camera()).valid
     assert not valid[:, :30].any()
     assert valid[:, 34:].all()
+
+
+def test_rays_out_of_a_hole_or_from_outside_meet_the_unknown():
+    """A block that a ray enters sideways, out of cells without heights, has no wall there."""
+    field = flat(cells=40)
+    field.height[20:] = torch.nan  # the southern half, from which the camera looks
+    field.height[:20] = 10.0
+    view = camera(elevation_deg=20)
+    depth, centre_ray = march(field, view), march(flat(height=10.0, cells=40), view)
+    met = torch.isfinite(depth)
+    assert met.any() and (met.sum() < torch.isfinite(centre_ray).sum())
+    torch.testing.assert_close(depth[met], centre_ray[met], atol=1e-3, rtol=0)  # on top, never on a side
+
+
+@pytest.mark.parametrize("elevation_deg", [15.0, 45.0, 80.0, 89.99])
+def test_marching_is_exact_on_a_slope(elevation_deg):
+    field = flat(cells=200)
+    x = torch.arange(200) - 99.5
+    field.height[:] = 0.1 * x
+    view = camera(elevation_deg)
+    depth = march(field, view)
+    centre, directions = rays(view)
+    point = centre + depth[..., None] * directions
+    error = (point[..., 2] - 0.1 * point[..., 0])[torch.isfinite(depth)]
+    assert torch.isfinite(depth)[40:].all() and error.abs().max() < 0.11  # half a cell of slope, and a step
 
 
 def test_missing_surface_is_said_before_training():
