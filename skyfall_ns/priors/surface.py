@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -123,6 +124,7 @@ class SurfacePrior:
 class SurfacePriorConfig:
     """Depth of the scene's own dense surface."""
 
+    reads_picture: ClassVar[bool] = False
     field: HeightField | None
 
     def check(self) -> None:
