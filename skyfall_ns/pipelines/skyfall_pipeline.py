@@ -41,7 +41,7 @@ class SkyfallPipeline(VanillaPipeline):
         super().__init__(config, device, test_mode, **kwargs)  # type: ignore[arg-type]
         if test_mode == "val":
             self.depth = DepthSupervision.of(config.depth, self.model.on_model, seed=torch.initial_seed())
-            if config.depth.prior == "auto" and self.depth is None:
+            if config.depth.prior == "auto" and config.depth.weight > 0 and self.depth is None:
                 CONSOLE.log("The scene has no dense surface: training goes without depth supervision.")
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import max_pool2d, pad
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.priors.types import DepthPrediction, DepthPrior, PriorCamera, lend
 
+COARSE = 8  # cells of the field in one of the coarse field
 SAMPLES = 8  # taken of every ray before the finished ones are put aside
 
 
@@ -49,35 +51,59 @@ def rays(camera: PriorCamera) -> tuple[Float[Tensor, "3"], Float[Tensor, "h w 3"
     return centre, in_camera @ torch.linalg.inv(linear).T
 
 
-def march(field: HeightField, camera: PriorCamera, step_cells: float = 0.75, bisections: int = 16) -> Tensor:
+def march(field: HeightField, camera: PriorCamera, step_cells: float = 0.75, bisections: int = 10) -> Tensor:
     """Depth "h w" where each ray first goes below the surface; NaN where it meets a hole or nothing at all.
 
-    Samples lie `step_cells` cells apart over the ground, between where a ray enters the field's box and where it leaves
-    it; the crossing is halved `bisections` times. Columns stand on the ground, so walls are vertical. A ray that comes
-    below the surface out of a hole, or from outside, has met something unknown."""
+    Samples lie `step_cells` cells apart over the ground, first in a coarse field of the highest heights, then from
+    where that is met; the crossing is halved `bisections` times. Columns stand on the ground, so walls are vertical. A
+    ray that comes below the surface out of a hole, or from outside, has met something unknown."""
     centre, directions = rays(camera)
     shape = directions.shape[:2]
     centre, directions = centre.to(field.height), directions.reshape(-1, 3).to(field.height)
     near, far = _through_box(field, centre, directions)
+    above, below, _ = _first_below(_highest(field), centre, directions, near, far, step_cells)
+    near = torch.where(torch.isfinite(below), above, far)
+    above, below, known = _first_below(field, centre, directions, near, far, step_cells)
+    met = torch.nonzero(torch.isfinite(below) & known).squeeze(-1)
+    depth = torch.full_like(near, torch.nan)
+    depth[met] = _bisect(field, centre, directions[met], above[met], below[met], bisections)
+    return depth.reshape(shape)
+
+
+def _highest(field: HeightField) -> HeightField:
+    """The highest heights of `COARSE` x `COARSE` cells and of their neighbours, one such cell wider on all sides: no
+    ray that stays above it meets the field."""
+    rows, cols = field.height.shape
+    heights = torch.where(torch.isfinite(field.height), field.height, -torch.inf)[None, None]
+    heights = pad(heights, (COARSE, 2 * COARSE - cols % COARSE, COARSE, 2 * COARSE - rows % COARSE), value=-torch.inf)
+    heights = max_pool2d(max_pool2d(heights, COARSE), 3, stride=1, padding=1)[0, 0]
+    cell = COARSE * field.cell
+    return HeightField(heights, field.x_min - cell, field.y_max + cell, cell)
+
+
+def _first_below(
+    field: HeightField, centre: Tensor, directions: Tensor, near: Tensor, far: Tensor, step_cells: float
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """The first sampled depth between near and far where each ray is below the field (NaN: none), the sample before it,
+    and whether the field is known there."""
     step = step_cells * field.cell / directions[:, :2].norm(dim=-1).clamp_min(1e-9)
     step = torch.minimum(step, (far - near).clamp_min(1e-9))
-    depth = torch.full_like(near, torch.nan)
+    above, below = near.clone(), torch.full_like(near, torch.nan)
+    known = torch.zeros_like(near, dtype=torch.bool)
     ahead = torch.arange(SAMPLES + 1, dtype=near.dtype, device=near.device)
     active = torch.nonzero(far > near).squeeze(-1)
     while len(active):
-        t = near[active, None] + step[active, None] * ahead
+        t = above[active, None] + step[active, None] * ahead
         point = centre + t[..., None] * directions[active, None]
         ground = field.at(point[..., :2])
         under = point[..., 2] <= ground
-        first = under.int().argmax(1, keepdim=True)
+        hit, first = under.any(1), under.int().argmax(1, keepdim=True)
         before = (first - 1).clamp_min(0)
-        known = torch.isfinite(ground.gather(1, before)[:, 0]) & (first[:, 0] > 0)
-        hit = under.any(1)
-        met, one, other = active[hit & known], t.gather(1, before), t.gather(1, first)
-        depth[met] = _bisect(field, centre, directions[met], one[hit & known, 0], other[hit & known, 0], bisections)
-        near[active] = t[:, -1]
+        below[active] = torch.where(hit, t.gather(1, first)[:, 0], torch.nan)
+        above[active] = torch.where(hit, t.gather(1, before)[:, 0], t[:, -1])
+        known[active] = torch.isfinite(ground.gather(1, before)[:, 0]) & (first[:, 0] > 0)
         active = active[~hit & (t[:, -1] < far[active])]
-    return depth.reshape(shape)
+    return above, below, known
 
 
 def _through_box(
