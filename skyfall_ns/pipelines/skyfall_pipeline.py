@@ -40,7 +40,7 @@ class SkyfallPipeline(VanillaPipeline):
         host calls it) asks for it."""
         super().__init__(config, device, test_mode, **kwargs)  # type: ignore[arg-type]
         if test_mode == "val":
-            self.depth = DepthSupervision.of(config.depth, self.model.on_model, seed=torch.initial_seed())
+            self.depth = DepthSupervision.of(config.depth, self.model.on_model, seed=torch.initial_seed() % 2**32)
             if config.depth.prior == "auto" and config.depth.weight > 0 and self.depth is None:
                 CONSOLE.log("The scene has no dense surface: training goes without depth supervision.")
 
