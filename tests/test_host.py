@@ -41,7 +41,7 @@ OVERRIDDEN = {
             "set_crop",
         ],
     ),
-    SkyfallPipeline: (VanillaPipeline, ["get_training_callbacks"]),
+    SkyfallPipeline: (VanillaPipeline, ["get_train_loss_dict", "get_training_callbacks"]),
     SkyfallDatamanager: (FullImageDatamanager, []),
 }
 

@@ -1,13 +1,18 @@
-"""Stage 1: the host's pipeline with whole checkpoints and honest step counts."""
+"""Stage 1: the host's pipeline with depth supervision, whole checkpoints and honest step counts."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from skyfall_ns import host
 from skyfall_ns.data.datamanager import SkyfallDatamanagerConfig
 from skyfall_ns.models.config import SkyfallModelConfig
+from skyfall_ns.models.skyfall import SkyfallModel
+from skyfall_ns.pipelines.depth_supervision import DepthSupervision, DepthSupervisionConfig
 
 
 @dataclass
@@ -19,12 +24,32 @@ class SkyfallPipelineConfig(VanillaPipelineConfig):
     """The scene and its images."""
     model: SkyfallModelConfig = field(default_factory=SkyfallModelConfig)
     """The splats."""
+    depth: DepthSupervisionConfig = field(default_factory=DepthSupervisionConfig)
+    """Depth supervision from views that no satellite has."""
 
 
 class SkyfallPipeline(VanillaPipeline):
     """Stage 1 training."""
 
     config: SkyfallPipelineConfig
+    model: SkyfallModel
+    depth: DepthSupervision | None = None  # a plain object: neither a module nor in checkpoints
+
+    def __init__(self, config: SkyfallPipelineConfig, device: str, test_mode: str = "val", **kwargs: Any) -> None:
+        """Raises MissingExtraError or TrainingError if depth supervision lacks something; only training ("val", as the
+        host calls it) asks for it."""
+        super().__init__(config, device, test_mode, **kwargs)  # type: ignore[arg-type]
+        if test_mode == "val":
+            self.depth = DepthSupervision.of(config.depth, self.model.on_model, seed=torch.initial_seed() % 2**32)
+            if config.depth.prior == "auto" and config.depth.weight > 0 and self.depth is None:
+                CONSOLE.log("The scene has no dense surface: training goes without depth supervision.")
+
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """The training view's losses, and at some steps the depth loss of a pseudo view."""
+        outputs, losses, metrics = super().get_train_loss_dict(step)
+        if self.depth is not None:
+            losses |= self.depth.losses(self.model, step)
+        return outputs, losses, metrics
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
