@@ -106,7 +106,7 @@ def _from_edges_m(ref: Raster) -> Float64[ndarray, "h w"]:
         edge[a] |= jump
         edge[b] |= jump
     east_m, north_m = _cell_m(ref)
-    return distance_transform_edt(~edge, (north_m, east_m)) if edge.any() else np.full(height.shape, np.inf)
+    return np.asarray(distance_transform_edt(~edge, (north_m, east_m))) if edge.any() else np.full(height.shape, np.inf)
 
 
 class _Sampler:
