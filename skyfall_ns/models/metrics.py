@@ -38,6 +38,6 @@ def image_scores(
     """{"psnr", "ssim"} (numbers) where the mask is 1, and {"img"} (truth beside rendering). SSIM is that of the columns
     between the mask's first and last one, black where it is 0."""
     columns = mask[..., 0].any(0).nonzero().flatten()
-    part = slice(int(columns[0]), int(columns[-1]) + 1)
+    part = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(None)
     structure = ssim((rgb * mask)[:, part], (target * mask)[:, part])
     return {"psnr": psnr(rgb, target, mask), "ssim": float(structure)}, {"img": torch.cat([target, rgb], dim=1)}

@@ -86,6 +86,10 @@ class Shadows:
         """Sunlight on each splat for any direction to the sun (local frame)."""
         return self._cached(direction, direction, means, step, 1, draw)
 
+    def forget(self) -> None:
+        """Empty the cache, as a run that starts from a checkpoint has it."""
+        self._lit.clear()
+
     def _cached(self, key: object, direction, means: Tensor, step: int, every: int, draw) -> Tensor:  # type: ignore[no-untyped-def]
         known = self._lit.get(key)
         if known is not None and known[0] == means.shape[0] and 0 <= step - known[1] < every:

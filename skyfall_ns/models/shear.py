@@ -26,9 +26,9 @@ class Shear:
     px: Float[Tensor, "2"]
 
 
-def sheared(view: View, pixels_per_unit: float, generator: torch.Generator) -> Shear:
+def sheared(view: View, pixels_per_unit: float) -> Shear:
     """A random tilt, normally distributed and clipped at one standard deviation."""
-    tilt = torch.randn(2, generator=generator, dtype=torch.float64).clamp(-1, 1) * TILT * pixels_per_unit
+    tilt = torch.randn(2, dtype=torch.float64).clamp(-1, 1) * TILT * pixels_per_unit
     camera = view.camera_from_model.clone()
     camera[:2, 2] += tilt
     return Shear(replace(view, camera_from_model=camera), tilt)

@@ -49,7 +49,6 @@ class SkyfallModel(SplatfactoModel):
             num_cameras=self.num_train_data, device="cpu"
         )
         self.step, self.crop_box = 0, None
-        self.generator = torch.Generator().manual_seed(0)
         self.background_color = torch.tensor([0.1490, 0.1647, 0.2157])  # viser's
         self.strategy = self._strategy()
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
@@ -234,7 +233,7 @@ class SkyfallModel(SplatfactoModel):
         if not self.config.shear_weight or self.step % self.config.shear_every or view.projection != "parallel":
             return {}
         per_unit = float(view.camera_from_model[:2, :2].norm(dim=-1).mean())
-        tilted = sheared(view, per_unit, self.generator)
+        tilted = sheared(view, per_unit)
         again = self.render(tilted.view, image)
         return {"shear": self.config.shear_weight * shear_loss(drawn, again, view, tilted, self.on_model.scale)}
 

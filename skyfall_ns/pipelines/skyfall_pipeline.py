@@ -1,4 +1,5 @@
-"""Stage 1: the host's pipeline with depth supervision, whole checkpoints and honest step counts."""
+"""Stage 1: the host's pipeline with depth supervision, whole checkpoints that a killed run goes on from, and honest
+step counts."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,9 +10,10 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from skyfall_ns import host
-from skyfall_ns.data.datamanager import SkyfallDatamanagerConfig
+from skyfall_ns.data.datamanager import SkyfallDatamanager, SkyfallDatamanagerConfig
 from skyfall_ns.models.config import SkyfallModelConfig
 from skyfall_ns.models.skyfall import SkyfallModel
+from skyfall_ns.pipelines import resume
 from skyfall_ns.pipelines.depth_supervision import DepthSupervision, DepthSupervisionConfig
 
 
@@ -32,8 +34,10 @@ class SkyfallPipeline(VanillaPipeline):
     """Stage 1 training."""
 
     config: SkyfallPipelineConfig
+    datamanager: SkyfallDatamanager
     model: SkyfallModel
     depth: DepthSupervision | None = None  # a plain object: neither a module nor in checkpoints
+    _stopped: dict[str, Any] | None = None  # what a loaded checkpoint says of its run
 
     def __init__(self, config: SkyfallPipelineConfig, device: str, test_mode: str = "val", **kwargs: Any) -> None:
         """Raises MissingExtraError or TrainingError if depth supervision lacks something; only training ("val", as the
@@ -51,12 +55,29 @@ class SkyfallPipeline(VanillaPipeline):
             losses |= self.depth.losses(self.model, step)
         return outputs, losses, metrics
 
+    def get_extra_state(self) -> dict[str, Any]:
+        """For checkpoints: whose splats these are, and the state of the run."""
+        return {"scene": resume.identity(self.model.on_model), "run": resume.captured(self.model, self.datamanager)}
+
+    def set_extra_state(self, state: dict[str, Any] | None) -> None:
+        """Remembered until training goes on; runs that are only looked at need none of it."""
+        self._stopped = None if state is None else state["run"]
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """As the host's; TrainingError if the checkpoint is of other images or of another place."""
+        loaded_state = {"_extra_state": None} | loaded_state  # checkpoints of before say nothing of it
+        if loaded_state["_extra_state"] is not None:
+            resume.check_identity(loaded_state["_extra_state"]["scene"], self.model.on_model)
+        super().load_pipeline(loaded_state, step)
+
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         """The model's callbacks; called once, when a checkpoint has been loaded and before the first step."""
         trainer = training_callback_attributes.trainer
         if trainer is not None:
-            host.save_whole_checkpoints(trainer)
+            host.save_whole_checkpoints(trainer, then=self.model.shadows.forget)
             host.count_all_steps(trainer)
+            if self._stopped is not None:
+                resume.restore(self._stopped, self.model, self.datamanager)
         return super().get_training_callbacks(training_callback_attributes)
