@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gsplat.strategy import DefaultStrategy
 from jaxtyping import Float
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.cameras.cameras import Cameras
@@ -13,13 +12,14 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor, nn
 
-from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
+from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel, training_views
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.models import losses
 from skyfall_ns.models.appearance import start_embeddings
 from skyfall_ns.models.config import SkyfallModelConfig
-from skyfall_ns.models.densify import DenseStatistics
+from skyfall_ns.models.filter3d import SmoothingFilter, apply_filter
 from skyfall_ns.models.fit import fit_look
+from skyfall_ns.models.growth import growth_of
 from skyfall_ns.models.heights import STEP_M, HeightTarget, height_m, nadir_over
 from skyfall_ns.models.light import Direction, Look, Looks, normals_of, seen, sunlight
 from skyfall_ns.models.metrics import halves, image_scores
@@ -50,8 +50,9 @@ class SkyfallModel(SplatfactoModel):
         )
         self.step, self.crop_box = 0, None
         self.background_color = torch.tensor([0.1490, 0.1647, 0.2157])  # viser's
-        self.strategy = self._strategy()
+        self.strategy = growth_of(self.config, self.on_model)
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+        self.smoothing = SmoothingFilter(training_views(self.on_model)) if self.config.filter_3d else None
         self.started_with = self.num_points
         self._surface: HeightTarget | None = None
 
@@ -63,24 +64,17 @@ class SkyfallModel(SplatfactoModel):
             start["embeddings"] = start_embeddings(start["means"])
         return {name: nn.Parameter(value) for name, value in start.items()}
 
-    def _strategy(self) -> DefaultStrategy:
-        config = self.config
-        return DenseStatistics(
-            prune_opa=config.cull_alpha_thresh,
-            grow_grad2d=config.densify_grad_thresh,
-            grow_scale3d=self.on_model.point_spacing_m * self.on_model.scale,
-            grow_scale2d=config.split_screen_size,
-            prune_scale3d=2 * config.max_scale_m * self.on_model.scale,
-            prune_scale2d=config.cull_screen_size,
-            refine_scale2d_stop_iter=config.stop_screen_size_at,
-            refine_start_iter=config.warmup_length,
-            refine_stop_iter=config.stop_split_at if config.densify else 0,
-            reset_every=config.reset_alpha_every * config.refine_every,
-            refine_every=config.refine_every,
-            pause_refine_after_reset=self.num_train_data + config.refine_every,
-            absgrad=config.use_absgrad,
-            verbose=False,
-        )
+    @property
+    def scales(self) -> Tensor:
+        """Logarithms of scales: the parameter in training, else as they are drawn, so that exports have the filter."""
+        raw = self.gauss_params["scales"]
+        return raw if self.training or self.smoothing is None else self._drawn()[0].log()
+
+    @property
+    def opacities(self) -> Tensor:
+        """Logits of opacities: the parameter in training, else as they are drawn, so that exports have the filter."""
+        raw = self.gauss_params["opacities"]
+        return raw if self.training or self.smoothing is None else torch.logit(self._drawn()[1], eps=1e-6)[:, None]
 
     @property
     def colors(self) -> Tensor:
@@ -115,14 +109,24 @@ class SkyfallModel(SplatfactoModel):
         for name, parameter in self.gauss_params.items():
             parameter.data = torch.zeros_like(dict[f"gauss_params.{name}"], device=parameter.device)
         self.step = 30_000
+        if self.smoothing is not None:
+            self.smoothing.forget()
         return nn.Module.load_state_dict(self, dict, **kwargs)
 
     def gaussians(self, keep: Tensor | None = None) -> Gaussians:
         """All splats, or those chosen by a boolean mask, in the rasterizer's form."""
-        means, quats, scales, opacities = self.means, self.quats, self.scales, self.opacities
+        means, quats, (scales, opacities) = self.means, self.quats, self._drawn()
         if keep is not None:
             means, quats, scales, opacities = means[keep], quats[keep], scales[keep], opacities[keep]
-        return Gaussians(means, quats, scales.exp(), opacities.sigmoid().squeeze(-1))
+        return Gaussians(means, quats, scales, opacities)
+
+    def _drawn(self) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"]]:
+        """Scales and opacities as they are drawn: behind the 3D filter, if it is on."""
+        scales = self.gauss_params["scales"].exp()
+        opacities = self.gauss_params["opacities"].sigmoid().squeeze(-1)
+        if self.smoothing is None:
+            return scales, opacities
+        return apply_filter(scales, opacities, self.smoothing.radius(self.means, self.step))
 
     def render(
         self,
@@ -174,11 +178,8 @@ class SkyfallModel(SplatfactoModel):
         keep = None
         if self.crop_box is not None and not self.training:
             keep = self.crop_box.within(self.means).squeeze(-1)
-        look = None
-        if image is None:
-            sun = sun_of(camera)
-            look = self.panel.look(self.looks) if sun is None else self.looks.canonical(sun)
-        result = self.render(view, image, look=look, absgrad=self.training and self.strategy.absgrad, keep=keep)
+        absgrad = self.training and self.strategy.wants_absgrad(self.step)
+        result = self.render(view, image, look=self._look(camera), absgrad=absgrad, keep=keep)
         self.last_size = (view.height, view.width)
         if self.training:
             self.info, self.last_drawn = result.info, (view, image, result)
@@ -191,6 +192,13 @@ class SkyfallModel(SplatfactoModel):
         if not self.training:
             rgb, background = rgb.clamp(0, 1), background.expand(view.height, view.width, 3)
         return {"rgb": rgb, "depth": result.depth[..., None], "accumulation": alpha, "background": background}
+
+    def _look(self, camera: Cameras) -> Look:
+        """Of its image; of its sun; or as the viewer's panel says."""
+        image, sun = image_of(camera), sun_of(camera)
+        if image is not None:
+            return self.looks.of(image)
+        return self.panel.look(self.looks) if sun is None else self.looks.canonical(sun)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
         """PSNR of the step's view and the number of splats."""
@@ -254,20 +262,17 @@ class SkyfallModel(SplatfactoModel):
         }
 
     def step_post_backward(self, step: int) -> None:
-        """Densify as gsplat does, below the cap; keep sizes in bounds; stop when the scene has collapsed."""
-        full = self.num_points >= self.config.max_gaussians
-        self.strategy.grow_grad2d = math.inf if full else self.config.densify_grad_thresh
-        if step > 0:  # gsplat 1.4.0 would reset all opacities at step 0
-            super().step_post_backward(step)
+        """Let splats come and go; keep sizes in bounds; stop when the scene has collapsed."""
+        super().step_post_backward(step)
         with torch.no_grad():
-            self.scales.clamp_(max=math.log(self.config.max_scale_m * self.on_model.scale))
+            self.gauss_params["scales"].clamp_(max=math.log(self.config.max_scale_m * self.on_model.scale))
         self._stop_if_collapsed()
 
     def _stop_if_collapsed(self) -> None:
         if self.num_points < 0.1 * self.started_with:
             raise TrainingError(
                 f"The scene has collapsed: {self.num_points} of {self.started_with} splats are left. "
-                "Use more images, a lower --pipeline.model.cull-alpha-thresh, or --pipeline.model.densify False."
+                "Use more images, a lower --pipeline.model.cull-alpha-thresh, or --pipeline.model.growth none."
             )
 
     @torch.no_grad()
