@@ -22,6 +22,7 @@ from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.adjust import Adjustment, adjust
 from skyfall_ns.geo.cameras import AffineCamera, CameraModel, camera_from_dict, fit_camera
 from skyfall_ns.geo.frame import LocalFrame
+from skyfall_ns.geo.groups import matched_groups
 from skyfall_ns.geo.points import Points, surface_points
 from skyfall_ns.geo.raster import write_raster
 from skyfall_ns.geo.rpc import RPC
@@ -118,7 +119,8 @@ def prepare(
         with watch.step("surface", "Matching a dense surface"):
             views = [_wide_view(v, i, frame, wide, options) for v, i in zip(vendor, images, strict=True) if _train(i)]
             toned, cameras = [v[0] for v in views], [v[1] for v in views]
-            surface = dense_surface(toned, cameras, wide, options.resolution_m, progress=progress)
+            groups = _groups(adjustment, observations, images, announce)
+            surface = dense_surface(toned, cameras, wide, options.resolution_m, progress, groups)
             scene = _write_surface(scene, surface, frame, folder)
         with watch.step("points", "Colouring points"):
             points = surface_points(surface, toned, cameras, _spacing_m(box, options))
@@ -183,6 +185,17 @@ def _ties(vendor: Sequence[VendorImage], crops: Sequence[Crop], search: tuple[fl
     gray = [np.round(255 * _toned(t, c, fill=0.0).mean(-1)).astype(np.uint8) for t, c in zip(tones, crops, strict=True)]
     rpcs = [v.rpc.cropped(c.col0, c.row0) for v, c in zip(vendor, crops, strict=True)]
     return find_ties(gray, rpcs, search, [c.valid for c in crops], [v.name for v in vendor], progress)
+
+
+def _groups(adjustment: Adjustment, observations, images: list[SceneImage], announce: Announce) -> tuple[int, ...]:
+    """Which of the training images may be matched with each other."""
+    train = [_train(image) for image in images]
+    groups = matched_groups(np.isfinite(observations[adjustment.inliers][:, train, 0]))
+    if max(groups) > 0:
+        names = [image.name for image in images if _train(image)]
+        parts = [", ".join(n for n, g in zip(names, groups, strict=True) if g == k) for k in range(max(groups) + 1)]
+        announce(f"Note: {len(parts)} groups of images differ too much to be matched: {'; '.join(parts)}")
+    return groups
 
 
 def _place(asked, vendor: list[VendorImage], heights: ndarray, options: Options):
