@@ -18,8 +18,9 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """Splats over a satellite scene. Lengths are metres."""
 
     _target: type = field(default_factory=_model)
-    sh_degree: int = 0
-    """Colours do not change with the direction: satellites all look from above, and light is a matter of the image."""
+    sh_degree: Literal[0, 1] = 0  # type: ignore[assignment]
+    """0: colours do not change with the direction (satellites all look from above, and light is a matter of the image);
+    1: they do, from step sh-degree-interval on (Skyfall-GS)."""
     background_color: Literal["random", "black", "white"] = "random"
     """A random background closes holes: what shines through can never match an image."""
     start_opacity: float = 0.6

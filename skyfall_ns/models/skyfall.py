@@ -20,6 +20,7 @@ from skyfall_ns.models.config import SkyfallModelConfig
 from skyfall_ns.models.filter3d import SmoothingFilter, apply_filter
 from skyfall_ns.models.fit import fit_look
 from skyfall_ns.models.growth import growth_of
+from skyfall_ns.models.harmonics import SH_C0, directional, sight
 from skyfall_ns.models.heights import STEP_M, HeightTarget, height_m, nadir_over
 from skyfall_ns.models.light import Direction, Look, Looks, normals_of, seen, sunlight
 from skyfall_ns.models.metrics import halves, image_scores
@@ -27,7 +28,7 @@ from skyfall_ns.models.panel import LookPanel
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
 from skyfall_ns.models.shadows import Shadows
 from skyfall_ns.models.shear import shear_loss, sheared
-from skyfall_ns.models.start import SH_C0, start_splats
+from skyfall_ns.models.start import start_splats
 from skyfall_ns.models.view import View, bend, image_of, sun_of, view_of
 
 
@@ -60,6 +61,8 @@ class SkyfallModel(SplatfactoModel):
         size = self.config.start_scale * self.on_model.point_spacing_m * self.on_model.scale
         normals = self.kwargs["metadata"]["points3D_normals"]
         start = start_splats(xyz, rgb, normals, size, self.config.start_opacity)
+        if self.config.sh_degree:
+            start["features_rest"] = xyz.new_zeros(len(xyz), 3, 3, dtype=torch.float32)
         if self.config.appearance == "embedding":
             start["embeddings"] = start_embeddings(start["means"])
         return {name: nn.Parameter(value) for name, value in start.items()}
@@ -79,7 +82,7 @@ class SkyfallModel(SplatfactoModel):
     @property
     def colors(self) -> Tensor:
         """Canonical RGB of each splat, for the viewer and exports."""
-        return self.seen_colors(self.looks.canonical(), None).clamp(0, 1)
+        return self.seen_colors(self.base_colors(), self.looks.canonical(), None).clamp(0, 1)
 
     @property
     def shs_0(self) -> Tensor:
@@ -88,12 +91,16 @@ class SkyfallModel(SplatfactoModel):
 
     @property
     def shs_rest(self) -> Tensor:
-        """No higher harmonics."""
-        return self.means.new_zeros(self.num_points, 0, 3)
+        """The harmonics that change with the direction, for exports; looks have no part in them."""
+        rest = self.gauss_params.get("features_rest")
+        return self.means.new_zeros(self.num_points, 0, 3) if rest is None else rest
 
-    def base_colors(self) -> Float[Tensor, "n 3"]:
-        """RGB before the image's tone."""
-        return 0.5 + SH_C0 * self.features_dc
+    def base_colors(self, view: View | None = None) -> Float[Tensor, "n 3"]:
+        """RGB in even light, as a view sees it (None: from nowhere in particular)."""
+        colors = 0.5 + SH_C0 * self.features_dc
+        if view is None or self.config.sh_degree == 0 or self.step < self.config.sh_degree_interval:
+            return colors
+        return colors + directional(self.gauss_params["features_rest"], sight(self.means.detach(), view))
 
     def get_gaussian_param_groups(self) -> dict[str, list[nn.Parameter]]:
         """One optimizer per kind of parameter, as gsplat's strategies need it."""
@@ -141,21 +148,21 @@ class SkyfallModel(SplatfactoModel):
         """Draw a view with the look of a training image (None: the canonical look, lit by `sun`), or with any look."""
         if look is None:
             look = self.looks.canonical(sun) if image is None else self.looks.of(image)
-        colors = self.seen_colors(look, image)
+        colors = self.seen_colors(self.base_colors(view), look, image)
         splats = self.gaussians(keep)
         bent = Gaussians(bend(splats.means, view), splats.quats, splats.scales, splats.opacities)
         return pick_rasterizer(self.means.device)(bent, colors if keep is None else colors[keep], view, absgrad=absgrad)
 
-    def seen_colors(self, look: Look, image: int | None) -> Float[Tensor, "n 3"]:
-        """Colours of the splats with a look; `image` tells whose shadows may be reused."""
+    def seen_colors(self, base: Float[Tensor, "n 3"], look: Look, image: int | None) -> Float[Tensor, "n 3"]:
+        """Base colours as a look shows them; `image` tells whose shadows may be reused."""
         light = None
         if look.sun is not None and (self.config.shadows or self.config.shading):
             normals = normals_of(self.quats) if self.config.shading else None
             light = sunlight(normals, self._lit(look.sun, image), look.sun, look.log_sky.exp())
-        colors = seen(self.base_colors(), light, look)
+        colors = seen(base, light, look)
         if self.looks.appearance is None or look.embedding is None:
             return colors
-        return self.looks.appearance(self.base_colors(), self.gauss_params["embeddings"], look.embedding)(colors)
+        return self.looks.appearance(base, self.gauss_params["embeddings"], look.embedding)(colors)
 
     def _lit(self, sun: Direction, image: int | None) -> Tensor | None:
         if not self.config.shadows:

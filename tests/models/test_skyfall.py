@@ -10,7 +10,8 @@ from nerfstudio.cameras.cameras import Cameras
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.method_configs import skyfall
-from skyfall_ns.models.skyfall import SH_C0, SkyfallModel
+from skyfall_ns.models.harmonics import SH_C0
+from skyfall_ns.models.skyfall import SkyfallModel
 from skyfall_ns.models.view import nadir_view
 
 FIRST = 400  # a step at which gsplat's strategy refines
