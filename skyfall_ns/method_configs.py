@@ -34,7 +34,7 @@ def optimizers(steps: int, decay: float = 0.1, **learning_rates: float) -> dict[
         "features_rest": 1.25e-4,
         "opacities": 0.05,
         "looks": 2e-3,
-        "shift": 1e-2,
+        "shift": 2e-3,
         "embeddings": 5e-3,  # these three as Skyfall-GS
         "image_embeddings": 1e-3,
         "appearance": 5e-4,

@@ -35,6 +35,8 @@ OVERRIDDEN = {
             "get_param_groups",
             "load_state_dict",  # the host's replaces parameters behind the optimizers' backs
             "step_post_backward",
+            "scales",  # what exports read has the 3D filter in it
+            "opacities",
             "colors",
             "shs_0",
             "shs_rest",

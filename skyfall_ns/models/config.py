@@ -34,8 +34,8 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     filter_3d: bool = False
     """Draw no splat thinner than the images can resolve (Mip-Splatting's 3D filter), and export it like that."""
     pose_shift: bool = False
-    """Learn a shift of each image, in pixels; their mean stays where the bundle adjustment put it."""
-    pose_shift_weight: float = 0.01
+    """Learn a shift of each image, in pixels; the scene stays where the bundle adjustment put it."""
+    pose_shift_weight: float = 0.001
     """Weight of the mean squared shift, per square pixel."""
     surface_weight: float = 0.2
     """Weight per metre of the distance between rendered heights and the scene's dense surface; 0 turns it off."""

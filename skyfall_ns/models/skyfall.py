@@ -28,6 +28,7 @@ from skyfall_ns.models.panel import LookPanel
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
 from skyfall_ns.models.shadows import Shadows
 from skyfall_ns.models.shear import shear_loss, sheared
+from skyfall_ns.models.shift import ImageShift, shifted
 from skyfall_ns.models.start import start_splats
 from skyfall_ns.models.view import View, bend, image_of, sun_of, view_of
 
@@ -46,6 +47,8 @@ class SkyfallModel(SplatfactoModel):
         self.looks = Looks(self.on_model.suns, self.config.appearance == "embedding")
         self.panel = LookPanel(self.on_model.image_names)
         self.shadows = Shadows(list(self.on_model.suns), self.on_model.scale)
+        views = training_views(self.on_model)
+        self.shift = ImageShift(views) if self.config.pose_shift else None
         self.camera_optimizer: CameraOptimizer = self.config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
         )
@@ -53,7 +56,7 @@ class SkyfallModel(SplatfactoModel):
         self.background_color = torch.tensor([0.1490, 0.1647, 0.2157])  # viser's
         self.strategy = growth_of(self.config, self.on_model)
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
-        self.smoothing = SmoothingFilter(training_views(self.on_model)) if self.config.filter_3d else None
+        self.smoothing = SmoothingFilter(views) if self.config.filter_3d else None
         self.started_with = self.num_points
         self._surface: HeightTarget | None = None
 
@@ -107,8 +110,9 @@ class SkyfallModel(SplatfactoModel):
         return {name: [parameter] for name, parameter in self.gauss_params.items()}
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Splats, tones and light."""
-        return self.get_gaussian_param_groups() | self.looks.groups()
+        """Splats, looks, and shifts where they are learned."""
+        shift = {} if self.shift is None else {"shift": [self.shift.pixels]}
+        return self.get_gaussian_param_groups() | shift | self.looks.groups()
 
     def load_state_dict(self, dict: dict[str, Tensor], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load splats of any number into the live parameters; the host's version replaces them behind the optimizers'
@@ -150,7 +154,10 @@ class SkyfallModel(SplatfactoModel):
             look = self.looks.canonical(sun) if image is None else self.looks.of(image)
         colors = self.seen_colors(self.base_colors(view), look, image)
         splats = self.gaussians(keep)
-        bent = Gaussians(bend(splats.means, view), splats.quats, splats.scales, splats.opacities)
+        means = bend(splats.means, view)
+        if self.shift is not None and image is not None and view.projection == "parallel":
+            means = shifted(means, view, self.shift(image))
+        bent = Gaussians(means, splats.quats, splats.scales, splats.opacities)
         return pick_rasterizer(self.means.device)(bent, colors if keep is None else colors[keep], view, absgrad=absgrad)
 
     def seen_colors(self, base: Float[Tensor, "n 3"], look: Look, image: int | None) -> Float[Tensor, "n 3"]:
@@ -222,6 +229,8 @@ class SkyfallModel(SplatfactoModel):
         loss = {"photometric": losses.photometric_loss(outputs["rgb"], target, mask, self.config.ssim_lambda)}
         if not self.training:
             return loss
+        if self.shift is not None:
+            loss["shift"] = self.config.pose_shift_weight * self.shift.prior()
         if self.step % self.config.surface_every == 0:
             loss |= self.surface_losses()
         return loss | self.opacity_losses() | self.shear_losses()
@@ -281,6 +290,13 @@ class SkyfallModel(SplatfactoModel):
                 f"The scene has collapsed: {self.num_points} of {self.started_with} splats are left. "
                 "Use more images, a lower --pipeline.model.cull-alpha-thresh, or --pipeline.model.growth none."
             )
+
+    def learned_shifts_px(self) -> dict[str, tuple[float, float]]:
+        """Name of each training image to its learned shift (col, row); empty where none are learned."""
+        if self.shift is None:
+            return {}
+        rows = self.shift.all().tolist()
+        return {name: (col, row) for name, (col, row) in zip(self.on_model.image_names, rows, strict=True)}
 
     @torch.no_grad()
     def render_heights(

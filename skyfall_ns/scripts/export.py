@@ -1,5 +1,6 @@
 """`skyfall-export`: trained splats as files that land on the map."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,28 @@ class Dsm:
         print(f"{self.output}: {dsm.height_m.shape[1]} x {dsm.height_m.shape[0]} cells, {dsm.crs}, ellipsoidal metres")
 
 
+@dataclass(frozen=True)
+class Rpc:
+    """Adjusted RPCs of the vendor's files: the scene's bundle adjustment and the shifts that training learned."""
+
+    load_config: Path
+    """config.yml of the run."""
+    output_dir: Path
+    """Folder for one JSON and one .RPB file per image."""
+
+    def main(self) -> None:
+        """Write, say where and how far images were shifted."""
+        from skyfall_ns.export.rpc import write_rpcs
+        from skyfall_ns.pipelines.loading import load_run
+
+        model = load_run(self.load_config)
+        shifts = model.learned_shifts_px()
+        written = write_rpcs(model.on_model.scene, shifts, self.output_dir)
+        longest = max((math.hypot(*shift) for shift in shifts.values()), default=0.0)
+        print(f"{self.output_dir}: {len(written)} RPCs of whole vendor files, learned shifts up to {longest:.3f} px")
+
+
 def main() -> None:
     """Entry point."""
-    command = tyro.extras.subcommand_cli_from_dict({"dsm": Dsm}, prog="skyfall-export", description=__doc__)
+    command = tyro.extras.subcommand_cli_from_dict({"dsm": Dsm, "rpc": Rpc}, prog="skyfall-export", description=__doc__)
     run(command.main)
