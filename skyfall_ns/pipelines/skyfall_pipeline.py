@@ -53,6 +53,7 @@ class SkyfallPipeline(VanillaPipeline):
         """The model's callbacks; called once, when a checkpoint has been loaded and before the first step."""
         trainer = training_callback_attributes.trainer
         if trainer is not None:
+            self.datamanager.read_all()
             host.save_whole_checkpoints(trainer, then=self.model.sunlight.forget)
             host.count_all_steps(trainer)
             if self._stopped is not None:
