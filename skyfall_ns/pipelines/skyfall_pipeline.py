@@ -47,6 +47,11 @@ class SkyfallPipeline(VanillaPipeline):
             resume.check_identity(loaded_state["_extra_state"]["scene"], self.model.on_model)
         super().load_pipeline(loaded_state, step)
 
+    def forget(self) -> None:
+        """Drop what is kept between steps but not in checkpoints, so that a run goes on from each as one that starts
+        there."""
+        self.model.sunlight.forget()
+
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
@@ -54,7 +59,7 @@ class SkyfallPipeline(VanillaPipeline):
         trainer = training_callback_attributes.trainer
         if trainer is not None:
             self.datamanager.read_all()
-            host.save_whole_checkpoints(trainer, then=self.model.sunlight.forget)
+            host.save_whole_checkpoints(trainer, then=self.forget)
             host.count_all_steps(trainer)
             if self._stopped is not None:
                 resume.restore(self._stopped, self.model, self.datamanager)
