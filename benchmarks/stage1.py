@@ -25,7 +25,7 @@ from rasterizer import machine
 VARIANTS: dict[str, list[str]] = {
     "default": [],
     "default, another seed": ["--machine.seed", "1"],
-    "no densification": ["--pipeline.model.densify", "False"],
+    "no growth": ["--pipeline.model.growth", "none"],
     "no shadows": ["--pipeline.model.shadows", "False"],
     "no surface term": ["--pipeline.model.surface-weight", "0"],
 }

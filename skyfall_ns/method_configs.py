@@ -22,7 +22,10 @@ def optimizers(steps: int = STEPS, **learning_rates: float) -> dict[str, dict]:
         "quats": 1e-3,
         "features_dc": 2.5e-3 / 0.28,  # Skyfall-GS' 0.0025 in colours
         "opacities": 0.05,
-        "tone": 1e-3,
+        "looks": 2e-3,
+        "embeddings": 5e-3,  # these three as Skyfall-GS
+        "image_embeddings": 1e-3,
+        "appearance": 5e-4,
     } | learning_rates
     table: dict[str, dict] = {
         name: {"optimizer": FusedAdamConfig(lr=rate, eps=1e-15), "scheduler": None} for name, rate in rates.items()

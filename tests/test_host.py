@@ -43,7 +43,7 @@ OVERRIDDEN = {
     ),
     SkyfallPipeline: (
         VanillaPipeline,
-        ["get_training_callbacks", "load_pipeline", "get_extra_state", "set_extra_state"],
+        ["get_train_loss_dict", "get_training_callbacks", "load_pipeline", "get_extra_state", "set_extra_state"],
     ),
     SkyfallDatamanager: (FullImageDatamanager, []),
 }

@@ -48,7 +48,7 @@ class SkyfallDataset(InputDataset):
     """Images of a scene folder."""
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
-        """{"image_idx", "image" [h, w, 3] in 0..1, "mask" [h, w, 1], "held_out"}; always float32."""
+        """{"image_idx", "image" [h, w, 3] in 0..1, "mask" [h, w, 1], "held_out", "camera"}; always float32."""
         on_model, images = self.metadata["scene_on_model"], self.metadata["scene_images"]
         folder, image = on_model.scene.folder, images[image_idx]
         return {
@@ -56,6 +56,7 @@ class SkyfallDataset(InputDataset):
             "image": torch.from_numpy(read_toned(folder, image)),
             "mask": torch.from_numpy(read_mask(folder, image)),
             "held_out": image.name not in on_model.image_names,
+            "camera": self.cameras[image_idx : image_idx + 1],
         }
 
 

@@ -20,7 +20,7 @@ from skyfall_ns.data.ply import Cloud, read_ply
 from skyfall_ns.data.scene import Scene, SceneImage
 from skyfall_ns.errors import SceneError
 from skyfall_ns.geo.cameras import AffineCamera, camera_from_dict
-from skyfall_ns.models.view import IMAGE_KEY, QUADRATIC_KEY, ROWS_KEY, SUN_KEY, satellite_rows
+from skyfall_ns.models.view import IMAGE_KEY, QUADRATIC_KEY, ROWS_KEY, SUN_KEY, View, parallel_view, satellite_rows
 
 MODEL_PER_METRE = 0.01
 PROXY_DISTANCE = 4.0  # half widths of the scene, from its centre to a frustum
@@ -86,7 +86,7 @@ class SkyfallDataParser(DataParser):
             surface=read_surface(scene),
             image_names=tuple(image.name for image in train),
             suns=tuple(image.sun_direction for image in train),
-            point_spacing_m=_spacing(scene, cloud),
+            point_spacing_m=_spacing(cloud),
         )
         transform = torch.eye(4)[:3]
         transform[:, 3] = torch.from_numpy(-centre)
@@ -131,9 +131,9 @@ def _match(names: list[str], globs: tuple[str, ...], flag: str, scene: Scene) ->
     return found
 
 
-def _spacing(scene: Scene, cloud: Cloud) -> float:
-    """Typical distance between neighbouring points, from the box's area."""
-    width, depth, _ = scene.box_m[1] - scene.box_m[0]
+def _spacing(cloud: Cloud) -> float:
+    """Typical distance between neighbouring points, from the area that they cover."""
+    width, depth = np.ptp(cloud.xyz_m[:, :2], axis=0)
     level = np.abs(cloud.normals[:, 2]) > 0.5 if cloud.normals.any() else np.ones(len(cloud.xyz_m), bool)
     return float(np.sqrt(width * depth / max(int(level.sum()), 1)))
 
@@ -158,13 +158,28 @@ def _read_band(path: Path) -> Float32[np.ndarray, "h w"]:
     return band
 
 
+def training_views(on_model: SceneOnModel) -> tuple[View, ...]:
+    """The views of the training images, in order; the same as of their cameras, without the host's datasets."""
+    views = []
+    for name in on_model.image_names:
+        image = on_model.scene.image(name)
+        rows, quadratic = satellite_rows(_camera_on_model(image, np.array(on_model.centre_m)))
+        rows, quadratic = torch.from_numpy(rows).reshape(3, 4), torch.from_numpy(quadratic).reshape(2, 6)
+        views.append(parallel_view(rows, quadratic, image.width, image.height))
+    return tuple(views)
+
+
+def _camera_on_model(image: SceneImage, centre: np.ndarray) -> AffineCamera:
+    camera = camera_from_dict(image.camera)
+    if not isinstance(camera, AffineCamera):
+        raise SceneError(f"{image.name} has a perspective camera. Process its RPC with skyfall-process images.")
+    return camera.after(centre, MODEL_PER_METRE)
+
+
 def _cameras(images: list[SceneImage], train_names: list[str], centre: np.ndarray, half: float) -> Cameras:
     poses, focals, rows, quadratics, suns, indices = [], [], [], [], [], []
     for image in images:
-        camera = camera_from_dict(image.camera)
-        if not isinstance(camera, AffineCamera):
-            raise SceneError(f"{image.name} has a perspective camera. Process its RPC with skyfall-process images.")
-        camera = camera.after(centre, MODEL_PER_METRE)
+        camera = _camera_on_model(image, centre)
         row, quadratic = satellite_rows(camera)
         rows.append(row)
         quadratics.append(quadratic)

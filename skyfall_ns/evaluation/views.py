@@ -27,7 +27,7 @@ from skyfall_ns.geo.cameras import PinholeCamera, camera_from_dict
 from skyfall_ns.geo.dsm import compare_dsm
 from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.geo.raster import Raster
-from skyfall_ns.models.metrics import image_scores
+from skyfall_ns.models.metrics import fit_gain_bias, halves, image_scores
 from skyfall_ns.models.skyfall import SkyfallModel
 from skyfall_ns.models.view import HALF_PIXEL, View
 
@@ -186,16 +186,18 @@ def score_views(
     for view in truth.views:
         mask = torch.from_numpy(over_box(move.camera(view.camera), scene.box_m)).float()[..., None]
         camera = move.then(shift_m).camera(view.camera)
-        middle = camera.size[0] // 2
-        scored = mask[:, middle:]
-        if min(float(scored.sum()), float(mask[:, :middle].sum())) < LEAST_PIXELS:
+        left, right = halves(mask)
+        if min(float(left.sum()), float(right.sum())) < LEAST_PIXELS:
             raise SceneError(
                 f"{view.path} shows too little of the scene at {scene.folder}. Pass true pictures of the same place."
             )
         drawn = model.render(model_view(camera, np.array(on_model.centre_m), on_model.scale), None, sun=sun)
-        numbers, pictures = image_scores(drawn.color.cpu(), view.picture(), mask, held_out=True)
-        ssim = 1 - (1 - numbers["ssim"]) / float(scored.mean())  # what is masked is 0 in both, and its SSIM 1
-        yield ViewScore(view, numbers["psnr"], ssim, int(scored.sum()), pictures["img"])
+        rgb, picture = drawn.color.cpu(), view.picture()
+        gain, bias = fit_gain_bias(rgb, picture, left)
+        numbers, pictures = image_scores((gain * rgb + bias).clamp(0, 1), picture, right)
+        share = right.sum() / (right.shape[0] * right[..., 0].any(0).sum())  # of the columns whose SSIM is taken
+        ssim = 1 - (1 - numbers["ssim"]) / float(share)  # what is masked is 0 in both, and its SSIM 1
+        yield ViewScore(view, numbers["psnr"], ssim, int(right.sum()), pictures["img"])
 
 
 def report(scores: list[ViewScore], sunlit: bool, shift_m: tuple[float, float, float] | None) -> dict[str, Any]:

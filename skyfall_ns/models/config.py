@@ -1,5 +1,6 @@
 """Every option of the model, with the defaults that won (benchmarks/stage1.md)."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,7 +29,13 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     max_scale_m: float = 2.0
     """Longest axis (standard deviation) a splat may have, metres."""
     max_gaussians: int = 1_000_000
-    """Densification stops at this many splats."""
+    """Splats never grow beyond this number; close to it the strongest gradients grow first."""
+    filter_3d: bool = False
+    """Draw no splat thinner than the images can resolve (Mip-Splatting's 3D filter), and export it like that."""
+    pose_shift: bool = False
+    """Learn a shift of each image, in pixels; their mean stays where the bundle adjustment put it."""
+    pose_shift_weight: float = 0.01
+    """Weight of the mean squared shift, per square pixel."""
     surface_weight: float = 0.2
     """Weight per metre of the distance between rendered heights and the scene's dense surface; 0 turns it off."""
     surface_every: int = 2
@@ -37,21 +44,40 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """Weight per metre of the total variation of rendered heights."""
     closed_weight: float = 0.1
     """Weight of what shines through the surface seen from straight above."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy of visible splats' opacities (Skyfall-GS: 10); pushes them to be there or not."""
+    sparsity_weight: float = 0.0
+    """Weight of the sum of opacities relative to the number of splats at the start (EOGS: 0.1)."""
+    shear_weight: float = 0.0
+    """Weight of the consistency with a view tilted a little (EOGS: 1 from iteration 1000)."""
+    shear_every: int = 2
+    """Steps between two tilted views; each costs a drawing."""
+    appearance: Literal["light", "embedding"] = "light"
+    """Per image: gain, haze and sky light, or these and an embedding that a perceptron turns into colours."""
+    shading: bool = True
+    """Shade splats by how they face each image's sun, where its place is known."""
     shadows: bool = True
     """Shade splats by the shadows of each image's date, where the sun's place is known."""
     shadows_every: int = 200
     """Steps after which an image's shadows are computed anew."""
-    densify: bool = True
-    """Let gsplat's strategy split, duplicate and prune splats."""
+    growth: Literal["none", "default", "relocate"] = "default"
+    """How splats come and go: not at all; split, duplicated and pruned as gsplat's default strategy does; or faint ones
+    moved onto opaque ones, their number constant (3DGS-MCMC)."""
     warmup_length: int = 500
-    """Steps before densification begins."""
+    """Steps before growth begins."""
     stop_split_at: int = 1000
-    """Step at which densification ends."""
+    """Step at which growth ends."""
     cull_alpha_thresh: float = 0.02
-    """Splats fainter than this are removed while densification runs."""
+    """Splats fainter than this are removed, or moved, while growth runs."""
+    cull_scale_thresh: float = math.inf
+    """Splats whose longest axis is above this are removed, metres; max-scale-m bounds it anyway."""
     reset_alpha_every: int = 1_000_000
     """Opacity resets every so many refinements; off, because few views never recover from one."""
     densify_grad_thresh: float = 0.0006
-    """Mean absolute gradient of the image position (normalised) above which a splat is split or duplicated."""
+    """Mean gradient of the image position (normalised; absolute with use-absgrad) above which a splat grows."""
+    densify_abs_quantile: bool = False
+    """Grow as many splats by absolute gradients as the threshold chooses (Skyfall-GS; without use-absgrad)."""
+    densify_size_thresh: float | None = None  # type: ignore[assignment]
+    """Growing splats whose longest axis is up to this are duplicated, others split, metres; None: points' spacing."""
     num_downscales: int = 0
     """Satellite images are trained at full size from the start."""

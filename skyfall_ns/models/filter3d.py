@@ -5,13 +5,16 @@ For each Gaussian the finest sampling distance over the cameras that see it is t
 longest focal length of another, which switches its filter off. The radius is sqrt(0.2) * distance (Mip-Splatting).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skyfall_ns.models.rasterizers.types import ViewLike
+
 VARIANCE = 0.2  # Mip-Splatting
+EVERY = 100  # steps after which radii are computed anew (Mip-Splatting)
 BORDER = 0.15  # share of the image added at each side when asking whether a Gaussian is seen
 
 
@@ -60,3 +63,30 @@ def apply_filter(
     variance = scales.square() + radius.square()[:, None]
     wider = variance.sqrt()
     return wider, opacities * (scales / wider).prod(-1)
+
+
+class SmoothingFilter:
+    """Radii for the training views, kept until splats come, go or move to other places, or EVERY steps have passed; not
+    part of a checkpoint, because the views tell them again."""
+
+    def __init__(self, views: Sequence[ViewLike]) -> None:
+        self._views = views
+        self._means: Tensor | None = None
+        self._step, self._radius = 0, torch.zeros(0)
+
+    def forget(self) -> None:
+        """Compute radii anew when next asked: the splats are others now."""
+        self._means = None
+
+    @torch.no_grad()
+    def radius(self, means: Float[Tensor, "n 3"], step: int) -> Float[Tensor, " n"]:
+        """Filter radius of each splat. `means` is the model's parameter itself: strategies replace it when they change
+        which splats there are, even if their number stays."""
+        fresh = self._means is means and 0 <= step - self._step < EVERY and self._radius.device == means.device
+        if not fresh:
+            distances = (
+                sampling_distance(means, v.camera_from_model, v.intrinsics, v.width, v.height, v.projection)
+                for v in self._views
+            )
+            self._means, self._step, self._radius = means, step, smoothing_radius(distances)
+        return self._radius

@@ -10,7 +10,12 @@ import torch
 
 from skyfall_ns.data.ply import read_ply
 from skyfall_ns.data.scene import Scene
-from skyfall_ns.dataparsers.skyfall_dataparser import MODEL_PER_METRE, PROXY_DISTANCE, SkyfallDataParserConfig
+from skyfall_ns.dataparsers.skyfall_dataparser import (
+    MODEL_PER_METRE,
+    PROXY_DISTANCE,
+    SkyfallDataParserConfig,
+    training_views,
+)
 from skyfall_ns.errors import SceneError
 from skyfall_ns.geo.cameras import camera_from_dict
 from skyfall_ns.geo.frame import LocalFrame
@@ -61,6 +66,17 @@ def test_rows_see_what_the_adjusted_rpc_sees(city_scene):
         expected = RPC.from_dict(image.rpc).project(frame.to_geodetic(local))
         assert np.abs(colrow - expected).max() < 0.01
         np.testing.assert_allclose(colrow, camera_from_dict(image.camera).project(local), atol=1e-6)
+
+
+def test_training_views_are_those_of_the_cameras(city_scene):
+    outputs = parse(city_scene)
+    views = training_views(outputs.metadata["scene_on_model"])
+    assert len(views) == len(outputs.cameras)
+    for index, view in enumerate(views):
+        expected = view_of(outputs.cameras[index : index + 1])
+        assert (view.width, view.height) == (expected.width, expected.height)
+        for name in ("camera_from_model", "intrinsics", "quadratic"):
+            torch.testing.assert_close(getattr(view, name), getattr(expected, name), atol=0, rtol=0)
 
 
 def test_proxies_stand_near_the_scene_and_look_as_the_satellite_does(city_scene):
