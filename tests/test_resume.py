@@ -18,6 +18,7 @@ from skyfall_ns.data.scene import Scene
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.method_configs import skyfall
 from skyfall_ns.pipelines.loading import load_run
+from skyfall_ns.pipelines.pseudo_cameras import PseudoSchedule
 
 STEPS, SAVED = 32, 16
 
@@ -35,6 +36,8 @@ def config_for(scene: Path, out: Path, name: str, **options):
     model.warmup_length, model.refine_every, model.stop_split_at, model.shadows_every = 3, 7, 30, 5
     for key, value in options.items():
         setattr(model, key, value)
+    # pseudo views come in stacks that reach over a save
+    config.pipeline.depth.schedule = PseudoSchedule(start=1, end=31, interval=3, ramp=5, size_px=48, stack=4)
     return config
 
 
@@ -51,8 +54,8 @@ def train(config, seed: int = 0) -> dict:
 
 @pytest.fixture(scope="module")
 def whole(city_scene, tmp_path_factory):
-    """A run that nobody disturbed: its configuration and its last checkpoint."""
-    config = config_for(city_scene, tmp_path_factory.mktemp("runs"), "whole")
+    """A run that nobody disturbed, with the parts that keep something: its configuration and its last checkpoint."""
+    config = config_for(city_scene, tmp_path_factory.mktemp("runs"), "whole", filter_3d=True, appearance="embedding")
     return config, train(config)
 
 

@@ -25,9 +25,9 @@ def read_toned(folder: Path, image: SceneImage) -> Float32[np.ndarray, "h w 3"]:
     dn = dn[..., None] if dn.ndim == 2 else dn[..., ::-1]  # OpenCV reads blue first
     if dn.shape[2] != len(image.tone.low):
         raise SceneError(f"{path} has {dn.shape[2]} bands, scene.json says otherwise. Run skyfall-process again.")
-    values = image.tone.apply(dn)
-    if not np.isfinite(values).all():
+    if not np.isfinite(dn).all():
         raise SceneError(f"{path} holds values that are no numbers. Process the vendor's file again.")
+    values = image.tone.apply(dn)
     return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values
 
 
@@ -71,3 +71,7 @@ class SkyfallDatamanagerConfig(FullImageDatamanagerConfig):
 
 class SkyfallDatamanager(FullImageDatamanager[SkyfallDataset]):
     """Hands out whole images with their exact cameras."""
+
+    def read_all(self) -> None:
+        """Read every image, held-out ones too, so that a bad one ends a run before it begins. SceneError for it."""
+        _ = self.cached_train, self.cached_eval

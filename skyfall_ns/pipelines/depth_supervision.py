@@ -104,7 +104,7 @@ class DepthSupervision:
         config.check()
         prior.check()
         self._config, self._prior_config, self._on_model = config, prior, on_model
-        self._ground, self._seed = PseudoGround(on_model, height_field(on_model)), seed
+        self._ground, self.seed = PseudoGround(on_model, height_field(on_model)), seed
         self._guests, self._prior = ExitStack(), None
         self._stack: list[PseudoPose] = []
         self._shown = 0
@@ -126,7 +126,7 @@ class DepthSupervision:
             self.close()
         if not schedule.active(step):
             return {}
-        generator = torch.Generator().manual_seed(self._seed + step)
+        generator = torch.Generator().manual_seed(self.seed + step)
         pose = self._next_pose(step, generator)
         view = self.view(pose)
         target = self._predict(model, pose, view)
@@ -145,6 +145,11 @@ class DepthSupervision:
         )
         return View(camera, pinhole_intrinsics(self._config.schedule.fov_deg, size), size, size, "pinhole")
 
+    def forget(self) -> None:
+        """Draw a new stack when next asked, as a run that starts from a checkpoint does."""
+        self._stack, self._shown = [], 0
+        self._said.clear()
+
     def close(self) -> None:
         """Let the prior go, with the memory it holds."""
         self._guests.close()
@@ -153,9 +158,8 @@ class DepthSupervision:
 
     def _next_pose(self, step: int, generator: torch.Generator) -> PseudoPose:
         if self._shown >= self._config.rounds * len(self._stack):
+            self.forget()
             self._stack = self._ground.draw(self._config.schedule, step, generator)
-            self._shown = 0
-            self._said.clear()
         self._shown += 1
         return self._stack[(self._shown - 1) % len(self._stack)]
 

@@ -57,7 +57,9 @@ class SkyfallPipeline(VanillaPipeline):
 
     def get_extra_state(self) -> dict[str, Any]:
         """For checkpoints: whose splats these are, and the state of the run."""
-        return {"scene": resume.identity(self.model.on_model), "run": resume.captured(self.model, self.datamanager)}
+        run = resume.captured(self.model, self.datamanager)
+        run["depth_seed"] = None if self.depth is None else self.depth.seed
+        return {"scene": resume.identity(self.model.on_model), "run": run}
 
     def set_extra_state(self, state: dict[str, Any] | None) -> None:
         """Remembered until training goes on; runs that are only looked at need none of it."""
@@ -70,14 +72,24 @@ class SkyfallPipeline(VanillaPipeline):
             resume.check_identity(loaded_state["_extra_state"]["scene"], self.model.on_model)
         super().load_pipeline(loaded_state, step)
 
+    def forget(self) -> None:
+        """Drop what is kept between steps but not in checkpoints, so that a run goes on from each as one that starts
+        there."""
+        for keeper in (self.model.shadows, self.model.smoothing, self.depth):
+            if keeper is not None:
+                keeper.forget()
+
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         """The model's callbacks; called once, when a checkpoint has been loaded and before the first step."""
         trainer = training_callback_attributes.trainer
         if trainer is not None:
-            host.save_whole_checkpoints(trainer, then=self.model.shadows.forget)
+            self.datamanager.read_all()
+            host.save_whole_checkpoints(trainer, then=self.forget)
             host.count_all_steps(trainer)
             if self._stopped is not None:
                 resume.restore(self._stopped, self.model, self.datamanager)
+                if self.depth is not None and self._stopped.get("depth_seed") is not None:
+                    self.depth.seed = self._stopped["depth_seed"]
         return super().get_training_callbacks(training_callback_attributes)
