@@ -4,8 +4,9 @@
     python benchmarks/stage1.py SCENE --reference DSM.tif         # real images
     python benchmarks/stage1.py SCENE --only default "no shadows" --steps 700
 
-A variant is a name and flags of ns-train: add a line to VARIANTS. Runs and scores are kept in the work folder; what is
-there already is not done again, so a run that was stopped goes on, and one more variant costs one more run.
+A variant is a name and flags of ns-train, after another method's name if need be: add a line to VARIANTS. Runs and
+scores are kept in the work folder; what is there already is not done again, so a run that was stopped goes on, and one
+more variant costs one more run.
 """
 
 import argparse
@@ -27,6 +28,7 @@ VARIANTS: dict[str, list[str]] = {
     "default, another seed": ["--machine.seed", "1"],
     "no growth": ["--pipeline.model.growth", "none"],
     "no shadows": ["--pipeline.model.shadows", "False"],
+    "fast": ["skyfall-fast"],
     "no surface term": ["--pipeline.model.surface-weight", "0"],
 }
 
@@ -54,10 +56,11 @@ def measured(scene: Path, folder: Path, flags: list[str], reference: Path | None
     """Train once and score: {"seconds", "splats", "held_out", "dsm", "views"}; the last two None without truth."""
     shutil.rmtree(folder, ignore_errors=True)
     start = time.perf_counter()
-    call("ns-train", "skyfall", *flags, "--data", scene, "--output-dir", folder, "--experiment-name", "run",
-         "--timestamp", "run", "--vis", "tensorboard")  # fmt: skip
+    words = flags if flags and not flags[0].startswith("-") else ["skyfall", *flags]
+    call("ns-train", *words, "--data", scene, "--output-dir", folder, "--experiment-name", "run", "--timestamp", "run",
+         "--vis", "tensorboard")  # fmt: skip
     result: dict[str, Any] = {"seconds": time.perf_counter() - start, "dsm": None, "views": None}
-    run = folder / "run/skyfall/run"
+    run = folder / "run" / words[0] / "run"
     config, report = run / "config.yml", folder / "report.json"
     result["splats"] = splats(next((run / "nerfstudio_models").glob("*.ckpt")))
     call("ns-eval", "--load-config", config, "--output-path", report)
