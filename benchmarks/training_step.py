@@ -60,12 +60,12 @@ class Parts:
         setattr(owner, attribute, staticmethod(timed) if isinstance(plain, staticmethod) else timed)
 
 
-def trainer_on(scene: Path, folder: Path):
+def trainer_on(scene: Path, folder: Path, device: str = "cpu"):
     """The host's trainer as `ns-train skyfall` sets it up, without viewer and logs."""
     from skyfall_ns.method_configs import skyfall
 
     config = copy.deepcopy(skyfall.config)
-    config.vis, config.output_dir, config.machine.device_type = "tensorboard", folder, "cpu"
+    config.vis, config.output_dir, config.machine.device_type = "tensorboard", folder, device
     config.logging.local_writer.enable = False
     config.pipeline.datamanager.data = scene
     trainer = config.setup(local_rank=0, world_size=1)

@@ -66,6 +66,7 @@ def cure() -> None:
     allow_numpy_scalars()
     find_ffmpeg()
     speak_plainly()
+    look_for_checkpoints()
 
 
 @dataclass
@@ -97,9 +98,9 @@ class PlainExponentialDecayConfig(ExponentialDecaySchedulerConfig):
     _target: type = field(default_factory=lambda: PlainExponentialDecay)
 
 
-def save_whole_checkpoints(trainer: Trainer) -> None:
+def save_whole_checkpoints(trainer: Trainer, then: Callable[[], None] = lambda: None) -> None:
     """Make this trainer write a checkpoint beside the old one and swap them when it is complete, so that a killed run
-    never leaves half a file as its newest."""
+    never leaves half a file as its newest. `then` is called after each: a run goes on as one that starts from it."""
     write: Callable[[int], None] = trainer.save_checkpoint
 
     def save(step: int) -> None:
@@ -117,6 +118,7 @@ def save_whole_checkpoints(trainer: Trainer) -> None:
             for old in final.glob("*.ckpt"):
                 if old.name != new.name:
                     old.unlink()
+        then()
 
     trainer.save_checkpoint = save  # type: ignore[method-assign]
 
@@ -132,6 +134,25 @@ def count_all_steps(trainer: Trainer) -> None:
             "Ask for more with --max-num-iterations."
         )
     trainer.config.max_num_iterations = left
+
+
+def look_for_checkpoints() -> None:
+    """The host ends in an IndexError where --load-dir holds no checkpoint, as after a kill before the first one."""
+    load = Trainer._load_checkpoint
+    if getattr(load, "looks", False):
+        return
+
+    def look(trainer: Trainer) -> None:
+        folder = trainer.config.load_dir
+        if folder is not None and not any(Path(folder).glob("step-*.ckpt")):
+            raise TrainingError(
+                f"{folder} holds no checkpoint. Pass RUN/nerfstudio_models of a run that has saved one "
+                "(--steps-per-save), or train from the start without --load-dir."
+            )
+        load(trainer)
+
+    look.looks = True  # type: ignore[attr-defined]
+    Trainer._load_checkpoint = look  # type: ignore[method-assign]
 
 
 def is_training(trainer: Any) -> bool:

@@ -1,53 +1,124 @@
 """The methods this plugin registers, and every default in one place."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from skyfall_ns import host
+from skyfall_ns.dataparsers.skyfall_dataparser import MODEL_PER_METRE
 from skyfall_ns.host import FusedAdamConfig, PlainExponentialDecayConfig
+from skyfall_ns.models.config import SkyfallModelConfig
+from skyfall_ns.pipelines.depth_supervision import DepthSupervisionConfig
+from skyfall_ns.pipelines.pseudo_cameras import PseudoSchedule
 from skyfall_ns.pipelines.skyfall_pipeline import SkyfallPipelineConfig
 
 host.cure()
 
 STEPS = 1500  # four minutes on two cores for half-megapixel images and 280 000 splats
+FAST_STEPS = 400
+REFERENCE_STEPS = 30_000
 
 
-def optimizers(steps: int = STEPS, **learning_rates: float) -> dict[str, dict]:
-    """One optimizer per parameter group. Rates are per step in model units (100 m), log metres, logits and colours."""
+def optimizers(steps: int, decay: float = 0.1, **learning_rates: float) -> dict[str, dict]:
+    """One optimizer per parameter group; the means' rate falls to `decay` of itself. Rates are per step: `means` in
+    model units (100 m), scales in log metres, opacities in logits, shifts in pixels."""
     rates = {
         "means": 5e-5,  # 5 mm a step
         "scales": 5e-3,
         "quats": 1e-3,
         "features_dc": 2.5e-3 / 0.28,  # Skyfall-GS' 0.0025 in colours
+        "features_rest": 1.25e-4,
         "opacities": 0.05,
-        "tone": 1e-3,
-        "shift": 2e-3,  # pixels
+        "looks": 2e-3,
+        "shift": 2e-3,
+        "embeddings": 5e-3,  # these three as Skyfall-GS
+        "image_embeddings": 1e-3,
+        "appearance": 5e-4,
     } | learning_rates
     table: dict[str, dict] = {
         name: {"optimizer": FusedAdamConfig(lr=rate, eps=1e-15), "scheduler": None} for name, rate in rates.items()
     }
-    table["means"]["scheduler"] = PlainExponentialDecayConfig(lr_final=rates["means"] / 10, max_steps=steps)
+    table["means"]["scheduler"] = PlainExponentialDecayConfig(lr_final=decay * rates["means"], max_steps=steps)
     return table
 
 
-skyfall = MethodSpecification(
-    config=TrainerConfig(
-        method_name="skyfall",
-        max_num_iterations=STEPS,
+def method(name: str, description: str, steps: int, table: dict[str, dict], **parts: Any) -> MethodSpecification:
+    """A method; `parts` are those of the pipeline that differ from its defaults."""
+    config = TrainerConfig(
+        method_name=name,
+        max_num_iterations=steps,
         steps_per_save=500,
         steps_per_eval_image=500,
         steps_per_eval_batch=0,
         steps_per_eval_all_images=0,
         mixed_precision=False,
         machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
-        pipeline=SkyfallPipelineConfig(),
-        optimizers=optimizers(),
+        pipeline=SkyfallPipelineConfig(**parts),
+        optimizers=table,
         # the host would listen on all interfaces, and would never end
         viewer=ViewerConfig(websocket_host="127.0.0.1", quit_on_train_completion=True),
         logging=LoggingConfig(steps_per_log=20),
         vis="viewer+tensorboard",
+    )
+    return MethodSpecification(config=config, description=description)
+
+
+skyfall = method(
+    "skyfall",
+    "Splat city from satellite images, georeferenced, heights tied to stereo (stage 1).",
+    STEPS,
+    optimizers(STEPS),
+)
+
+skyfall_fast = method(
+    "skyfall-fast",
+    "As skyfall in a quarter of the time: a first look on a CPU.",
+    FAST_STEPS,
+    optimizers(FAST_STEPS),
+    depth=DepthSupervisionConfig(prior="none"),
+)
+
+skyfall_reference = method(
+    "skyfall-reference",
+    "Stage 1 with the published flags of Skyfall-GS (docs/stage1.md); needs a GPU and MoGe's weights.",
+    REFERENCE_STEPS,
+    optimizers(
+        REFERENCE_STEPS,
+        decay=0.01,
+        means=1.6e-4 * 128 * MODEL_PER_METRE,  # position_lr_init times the scene's extent of 128 m
+        scales=1e-3,
+        features_dc=2.5e-3,
     ),
-    description="Splat city from satellite images, georeferenced, heights tied to stereo (stage 1).",
+    model=SkyfallModelConfig(
+        sh_degree=1,
+        background_color="black",
+        start_opacity=0.5,
+        max_scale_m=12.8,
+        filter_3d=True,
+        surface_weight=0.0,
+        entropy_weight=10.0,
+        appearance="embedding",
+        shading=False,
+        shadows=False,
+        warmup_length=1000,
+        stop_split_at=21_000,
+        cull_alpha_thresh=0.005,
+        cull_scale_thresh=12.8,
+        reset_alpha_every=30,
+        densify_grad_thresh=1e-4,
+        use_absgrad=False,
+        densify_abs_quantile=True,
+        densify_size_thresh=1.28,
+        max_gaussians=5_000_000,
+    ),
+    depth=DepthSupervisionConfig(
+        prior="moge",
+        moge_version="v1",
+        loss="pearson",
+        schedule=replace(PseudoSchedule(), target_std_m=64.0),
+    ),
 )

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from test_cli_host import BIN
 
+from skyfall_ns.method_configs import skyfall
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -30,6 +32,26 @@ def test_flags_exist(command):
     ).stdout
     for flag in re.findall(r"--[a-z-]+", command):
         assert flag in text, f"{flag} of {command!r}"
+
+
+def settings() -> set[str]:
+    """Flags of ns-train that lead into the method's configuration."""
+    pattern = r"--((?:pipeline|optimizers|machine|viewer|logging)\.[a-z0-9.-]*[a-z0-9])"
+    return {flag for document in DOCUMENTS for flag in re.findall(pattern, document.read_text())}
+
+
+@pytest.mark.parametrize("flag", sorted(settings()))
+def test_flags_of_training_exist(flag):
+    part = skyfall.config
+    for name in flag.replace("-", "_").split("."):
+        if isinstance(part, dict):
+            assert name in part
+            part = part[name]
+            continue
+        if not hasattr(part, name):
+            part = part.schedule  # its flags have no prefix of their own
+        assert hasattr(part, name)
+        part = getattr(part, name)
 
 
 @pytest.mark.parametrize("link", sorted({m for d in DOCUMENTS for m in re.findall(r"\]\(([^)#:]+)\)", d.read_text())}))

@@ -43,7 +43,10 @@ OVERRIDDEN = {
             "set_crop",
         ],
     ),
-    SkyfallPipeline: (VanillaPipeline, ["get_training_callbacks"]),
+    SkyfallPipeline: (
+        VanillaPipeline,
+        ["get_train_loss_dict", "get_training_callbacks", "load_pipeline", "get_extra_state", "set_extra_state"],
+    ),
     SkyfallDatamanager: (FullImageDatamanager, []),
 }
 
@@ -71,6 +74,11 @@ def test_the_host_still_has_the_defects():
     assert "self._start_step + num_iterations" in trainer  # counts from the resumed step
     assert "ckpt_path,\n        )" in trainer  # written in place
     assert trainer.count("while True:") == 1  # waits for ctrl+c after training
+    assert "in os.listdir(load_dir))[-1]" in trainer  # an IndexError where a run was killed before its first checkpoint
+    assert "rng_state" not in trainer  # checkpoints say nothing of random numbers
+    manager = inspect.getsource(FullImageDatamanager)
+    for name in ("train_unseen_cameras", "eval_unseen_cameras", "random_generator"):  # nor of the order of images
+        assert f"self.{name}" in manager and name not in trainer
 
 
 def test_checkpoints_of_other_methods_load_without_pickled_code(tmp_path):

@@ -27,8 +27,8 @@ PARTS = [f"skyfall_ns.models.{m}" for m in ("losses", "ssim", "rasterizers")]
 DATA = [m for m in (*modules("data/*.py"), *modules("data/city/*.py")) if not m.endswith("datamanager")]
 TRAINING = [
     *modules("dataparsers/*.py"), *modules("models/*.py"), *modules("models/rasterizers/*.py"),
-    *modules("pipelines/*.py"), "skyfall_ns.data.datamanager", "skyfall_ns.data.scene", "skyfall_ns.data.ply",
-    "skyfall_ns.method_configs",
+    *modules("priors/*.py"), *modules("pipelines/*.py"), "skyfall_ns.data.datamanager", "skyfall_ns.data.scene",
+    "skyfall_ns.data.ply", "skyfall_ns.method_configs",
 ]  # fmt: skip
 
 RULES = {
@@ -38,6 +38,7 @@ RULES = {
     "data": (DATA, HEAVY | GUESTS),
     "scenes can be read": (["skyfall_ns.data.scene", "skyfall_ns.data.ply"], HEAVY | GUESTS | MAPS),
     "parts of models": (PARTS, {"nerfstudio", "open3d"} | GUESTS | MAPS),
+    "depth priors": (modules("priors/*.py"), {"nerfstudio", "open3d"} | GUESTS | MAPS),
 }
 
 PROBE = """

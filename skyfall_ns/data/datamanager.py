@@ -25,9 +25,9 @@ def read_toned(folder: Path, image: SceneImage) -> Float32[np.ndarray, "h w 3"]:
     dn = dn[..., None] if dn.ndim == 2 else dn[..., ::-1]  # OpenCV reads blue first
     if dn.shape[2] != len(image.tone.low):
         raise SceneError(f"{path} has {dn.shape[2]} bands, scene.json says otherwise. Run skyfall-process again.")
-    values = image.tone.apply(dn)
-    if not np.isfinite(values).all():
+    if not np.isfinite(dn).all():
         raise SceneError(f"{path} holds values that are no numbers. Process the vendor's file again.")
+    values = image.tone.apply(dn)
     return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values
 
 
@@ -48,7 +48,7 @@ class SkyfallDataset(InputDataset):
     """Images of a scene folder."""
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
-        """{"image_idx", "image" [h, w, 3] in 0..1, "mask" [h, w, 1], "held_out"}; always float32."""
+        """{"image_idx", "image" [h, w, 3] in 0..1, "mask" [h, w, 1], "held_out", "camera"}; always float32."""
         on_model, images = self.metadata["scene_on_model"], self.metadata["scene_images"]
         folder, image = on_model.scene.folder, images[image_idx]
         return {
@@ -56,6 +56,7 @@ class SkyfallDataset(InputDataset):
             "image": torch.from_numpy(read_toned(folder, image)),
             "mask": torch.from_numpy(read_mask(folder, image)),
             "held_out": image.name not in on_model.image_names,
+            "camera": self.cameras[image_idx : image_idx + 1],
         }
 
 
@@ -70,3 +71,7 @@ class SkyfallDatamanagerConfig(FullImageDatamanagerConfig):
 
 class SkyfallDatamanager(FullImageDatamanager[SkyfallDataset]):
     """Hands out whole images with their exact cameras."""
+
+    def read_all(self) -> None:
+        """Read every image, held-out ones too, so that a bad one ends a run before it begins. SceneError for it."""
+        _ = self.cached_train, self.cached_eval

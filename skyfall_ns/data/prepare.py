@@ -22,6 +22,7 @@ from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.adjust import Adjustment, adjust
 from skyfall_ns.geo.cameras import AffineCamera, CameraModel, camera_from_dict, fit_camera
 from skyfall_ns.geo.frame import LocalFrame
+from skyfall_ns.geo.groups import matched_groups
 from skyfall_ns.geo.points import Points, surface_points
 from skyfall_ns.geo.raster import write_raster
 from skyfall_ns.geo.rpc import RPC
@@ -30,6 +31,8 @@ from skyfall_ns.geo.ties import find_ties
 
 POINTING_MARGIN_PX = 24  # vendor RPCs point a few pixels wrong
 CROP_MARGIN_PX = 8
+BORDER_M = 6.0  # around the area: what stands just outside it leans into the images, and needs splats of its own
+SHARED_MORE_M = 12.0  # around the rectangle that all images show: some pairs show more
 BELOW_M, ABOVE_M = 10.0, 40.0  # of the ties' 1st and 99th height percentiles: ties prefer the ground to roofs
 GROUND_PERCENTILE = 10.0
 LEAST_SEEN = 0.5  # of the area, by two images
@@ -106,16 +109,18 @@ def prepare(
     frame, box = _place(corners, vendor, heights, options)
     if corners is not None:
         _check_seen([v for v in vendor if v.name not in held_out], frame, box, announce)
+    wide = _grown(box, BORDER_M)
     with watch.step("crop", "Cropping and toning"):
-        images, crops = _scene_images(vendor, adjustment, frame, box, options, held_out)
+        images, crops = _scene_images(vendor, adjustment, frame, wide, options, held_out)
         offsets = np.array([[r.col0 - c.col0, r.row0 - c.row0] for r, c in zip(rough, crops, strict=True)])
-        _write_images(folder, images, crops, box)
+        _write_images(folder, images, crops, box, wide)
     scene = Scene(frame.to_dict(), box, tuple(images), folder=folder)
     if options.points == "dense":
         with watch.step("surface", "Matching a dense surface"):
-            views = [_wide_view(v, i, frame, box, options) for v, i in zip(vendor, images, strict=True) if _train(i)]
+            views = [_wide_view(v, i, frame, wide, options) for v, i in zip(vendor, images, strict=True) if _train(i)]
             toned, cameras = [v[0] for v in views], [v[1] for v in views]
-            surface = dense_surface(toned, cameras, box, options.resolution_m, progress=progress)
+            groups = _groups(adjustment, observations, images, announce)
+            surface = dense_surface(toned, cameras, wide, options.resolution_m, progress, groups)
             scene = _write_surface(scene, surface, frame, folder)
         with watch.step("points", "Colouring points"):
             points = surface_points(surface, toned, cameras, _spacing_m(box, options))
@@ -182,17 +187,29 @@ def _ties(vendor: Sequence[VendorImage], crops: Sequence[Crop], search: tuple[fl
     return find_ties(gray, rpcs, search, [c.valid for c in crops], [v.name for v in vendor], progress)
 
 
-def _place(corners, vendor: list[VendorImage], heights: ndarray, options: Options):
+def _groups(adjustment: Adjustment, observations, images: list[SceneImage], announce: Announce) -> tuple[int, ...]:
+    """Which of the training images may be matched with each other."""
+    train = [_train(image) for image in images]
+    groups = matched_groups(np.isfinite(observations[adjustment.inliers][:, train, 0]))
+    if max(groups) > 0:
+        names = [image.name for image in images if _train(image)]
+        parts = [", ".join(n for n, g in zip(names, groups, strict=True) if g == k) for k in range(max(groups) + 1)]
+        announce(f"Note: {len(parts)} groups of images differ too much to be matched: {'; '.join(parts)}")
+    return groups
+
+
+def _place(asked, vendor: list[VendorImage], heights: ndarray, options: Options):
     """The local frame at the area's centre on the ground, and the scene's box in it."""
     ground = float(np.percentile(heights, GROUND_PERCENTILE))
-    if corners is None:
-        corners = common_ground(vendor, float(np.median(heights)))
+    corners = common_ground(vendor, float(np.median(heights))) if asked is None else asked
     middle = 0.5 * (corners.min(0) + corners.max(0))
     frame = LocalFrame.at(np.array([*middle, ground]))
     local = frame.from_geodetic(np.column_stack([corners, np.full(len(corners), ground)]))[:, :2]
     low, high = np.percentile(heights, [1, 99])
     bottom, top = options.height_range_m or (low - BELOW_M, high + ABOVE_M)
     box = np.array([[*local.min(0), bottom - ground], [*local.max(0), top - ground]])
+    if asked is None:
+        box = _grown(box, SHARED_MORE_M)
     if (box[1, :2] - box[0, :2]).min() < 10 * options.resolution_m:
         raise SkyfallError("The area of interest is only a few metres wide. Give a larger one.")
     return frame, box
@@ -207,6 +224,12 @@ def _check_seen(vendor: Sequence[VendorImage], frame: LocalFrame, box: ndarray, 
         )
     if share < 0.99:
         announce(f"Note: two images show {share:.0%} of the area, the rest stays empty")
+
+
+def _grown(box: ndarray, margin_m: float) -> Float64[ndarray, "2 3"]:
+    """The box, wider by a margin on four sides."""
+    margin = np.array([margin_m, margin_m, 0.0])
+    return np.array([box[0] - margin, box[1] + margin])
 
 
 def _box_corners(box: ndarray) -> Float64[ndarray, "8 3"]:
@@ -282,7 +305,8 @@ def _toned(tone: Tone, crop: Crop, fill: float = np.nan) -> ndarray:
     return np.where(crop.valid[..., None], tone.apply(crop.dn), np.float32(fill))
 
 
-def _write_images(folder: Path, images: list[SceneImage], crops: list[Crop], box: ndarray) -> None:
+def _write_images(folder: Path, images: list[SceneImage], crops: list[Crop], box: ndarray, wide: ndarray) -> None:
+    """Images, pictures of them, and masks: training sees the border too, scores count the area that was asked for."""
     for sub in ("images", "masks", "previews"):
         (folder / sub).mkdir()
     for image, crop in zip(images, crops, strict=True):
@@ -290,7 +314,7 @@ def _write_images(folder: Path, images: list[SceneImage], crops: list[Crop], box
         rpc = RPC.from_dict(image.rpc)
         write_raster(folder / image.path, crop.dn.transpose(2, 0, 1), rpc=rpc)
         rpc.write_rpb((folder / image.path).with_suffix(".RPB"))
-        usable = crop.valid & ~crop.saturated & _over_box(_camera(image), box)
+        usable = crop.valid & ~crop.saturated & _over_box(_camera(image), wide if _train(image) else box)
         write_png(folder / f"masks/{image.name}.png", np.where(usable, 255, 0).astype(np.uint8))
         write_png(folder / f"previews/{image.name}.png", preview(image.tone.apply(crop.dn)))
 

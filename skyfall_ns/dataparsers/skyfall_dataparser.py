@@ -86,7 +86,7 @@ class SkyfallDataParser(DataParser):
             surface=read_surface(scene),
             image_names=tuple(image.name for image in train),
             suns=tuple(image.sun_direction for image in train),
-            point_spacing_m=_spacing(scene, cloud),
+            point_spacing_m=_spacing(cloud),
         )
         transform = torch.eye(4)[:3]
         transform[:, 3] = torch.from_numpy(-centre)
@@ -131,9 +131,9 @@ def _match(names: list[str], globs: tuple[str, ...], flag: str, scene: Scene) ->
     return found
 
 
-def _spacing(scene: Scene, cloud: Cloud) -> float:
-    """Typical distance between neighbouring points, from the box's area."""
-    width, depth, _ = scene.box_m[1] - scene.box_m[0]
+def _spacing(cloud: Cloud) -> float:
+    """Typical distance between neighbouring points, from the area that they cover."""
+    width, depth = np.ptp(cloud.xyz_m[:, :2], axis=0)
     level = np.abs(cloud.normals[:, 2]) > 0.5 if cloud.normals.any() else np.ones(len(cloud.xyz_m), bool)
     return float(np.sqrt(width * depth / max(int(level.sum()), 1)))
 

@@ -13,13 +13,15 @@ from affine import Affine
 from jaxtyping import Float64
 from numpy import ndarray
 from pyproj import Transformer
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 from scipy.optimize import minimize
 
 from skyfall_ns.errors import CrsError, RasterError
 from skyfall_ns.geo.frame import parse_crs
 from skyfall_ns.geo.raster import Raster
 
+EDGES_M = 1.5  # how far from an edge counts as near it
+JUMP_M = 1.5  # heights of neighbouring cells that differ by more have an edge between them
 SEARCH_M = 10.0  # largest horizontal shift looked for, east and north
 NMAD = 1.4826  # times the median absolute deviation is the standard deviation of a normal distribution
 _COARSE_CELLS, _FINE_CELLS = 15_000, 60_000
@@ -35,12 +37,15 @@ class DsmComparison:
     difference_m: Float64[ndarray, "h w"]
 
 
-def compare_dsm(pred: Raster, ref: Raster, names: tuple[str, str] = ("prediction", "reference")) -> DsmComparison:
+def compare_dsm(
+    pred: Raster, ref: Raster, names: tuple[str, str] = ("prediction", "reference"), edges_m: float = EDGES_M
+) -> DsmComparison:
     """Scores of the first band of a predicted DSM against a reference's, over all cells where both have a height.
 
     `shift_m` (east, north, up) is what was added to the prediction to register it. `completeness` is the share of the
-    reference's heights that have a prediction. Raises CrsError for a DSM without CRS, RasterError for one without any
-    height and where the two do not overlap; `names` tell which in the messages.
+    reference's heights that have a prediction. `registered` holds `edges` too: see `edge_scores`.
+    Raises CrsError for a DSM without CRS, RasterError for one without any height and where the two do not overlap;
+    `names` tell which in the messages.
     """
     for raster, name in zip((pred, ref), names, strict=True):
         if raster.crs is None:
@@ -58,7 +63,7 @@ def compare_dsm(pred: Raster, ref: Raster, names: tuple[str, str] = ("prediction
     registered += dz
     report = {
         "unregistered": scores(plain),
-        "registered": scores(registered),
+        "registered": scores(registered) | {"edges": edge_scores(registered, ref, edges_m)},
         "shift_m": [dx, dy, dz],
         "completeness": float(np.isfinite(plain).sum() / np.isfinite(truth).sum()),
         "pixels": int(np.isfinite(registered).sum()),
@@ -78,6 +83,30 @@ def scores(difference_m: ndarray) -> dict[str, float]:
         "within_1m": float((np.abs(d) < 1.0).mean()),
         "bias_m": float(np.median(d)),
     }
+
+
+def edge_scores(difference_m: Float64[ndarray, "h w"], ref: Raster, distance_m: float) -> dict[str, float | None]:
+    """MAE of the cells whose centre is at most `distance_m` from that of a cell with an edge, and their share of all
+    cells that have a difference; None where there is none.
+
+    Edges are where the reference's heights of two cells side by side differ by more than JUMP_M; both have it.
+    """
+    near = _from_edges_m(ref) <= distance_m
+    d = difference_m[near & np.isfinite(difference_m)]
+    share = len(d) / max(1, int(np.isfinite(difference_m).sum()))
+    return {"distance_m": distance_m, "mae_m": float(np.abs(d).mean()) if len(d) else None, "share": share}
+
+
+def _from_edges_m(ref: Raster) -> Float64[ndarray, "h w"]:
+    """Distance of each cell from the nearest one with an edge; infinite without any."""
+    height = ref.values()
+    edge = np.zeros(height.shape, bool)
+    for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        jump = np.abs(height[a] - height[b]) > JUMP_M  # never where a height is unknown
+        edge[a] |= jump
+        edge[b] |= jump
+    east_m, north_m = _cell_m(ref)
+    return np.asarray(distance_transform_edt(~edge, (north_m, east_m))) if edge.any() else np.full(height.shape, np.inf)
 
 
 class _Sampler:

@@ -72,14 +72,16 @@ def dense_surface(
     box_m,
     resolution_m: float = 0.5,
     progress: Callable[[int, int], None] | None = None,
+    groups: Sequence[int] | None = None,
 ) -> Surface:
-    """The upper surface inside the box ([2, 3]: min and max, local metres), one height per cell.
+    """The upper surface inside the box ([2, 3]: min and max, local metres), one height per cell. With `groups`, a
+    number per image, only images of one group are matched with each other.
 
     `images` are gray "h w" or colour "h w 3" in 0..1, gamma-coded as pictures are, NaN where a pixel is unusable.
     Raises SkyfallError where no two views differ enough in direction.
     """
     box_m = np.asarray(box_m, np.float64)
-    pairs = good_pairs(cameras)
+    pairs = good_pairs(cameras, groups)
     if not pairs:
         low, high = CONVERGENCE_DEG
         raise SkyfallError(
@@ -110,10 +112,12 @@ def dense_surface(
     return Surface(grid, height, confidence)
 
 
-def good_pairs(cameras: Sequence[AffineCamera]) -> list[tuple[int, int]]:
-    """Pairs with useful convergence angles, best first, at most MAX_PAIRS."""
+def good_pairs(cameras: Sequence[AffineCamera], groups: Sequence[int] | None = None) -> list[tuple[int, int]]:
+    """Pairs (of one group) with useful convergence angles, best first, at most MAX_PAIRS."""
     scored = []
     for i, j in combinations(range(len(cameras)), 2):
+        if groups is not None and groups[i] != groups[j]:
+            continue
         angle = convergence_deg(cameras[i], cameras[j])
         if CONVERGENCE_DEG[0] <= angle <= CONVERGENCE_DEG[1]:
             scored.append((abs(math.log(angle / BEST_DEG)), i, j))

@@ -18,8 +18,9 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """Splats over a satellite scene. Lengths are metres."""
 
     _target: type = field(default_factory=_model)
-    sh_degree: int = 0
-    """Colours do not change with the direction: satellites all look from above, and light is a matter of the image."""
+    sh_degree: Literal[0, 1] = 0  # type: ignore[assignment]
+    """0: colours do not change with the direction (satellites all look from above, and light is a matter of the image);
+    1: they do, from step sh-degree-interval on (Skyfall-GS)."""
     background_color: Literal["random", "black", "white"] = "random"
     """A random background closes holes: what shines through can never match an image."""
     start_opacity: float = 0.6
@@ -44,6 +45,18 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """Weight per metre of the total variation of rendered heights."""
     closed_weight: float = 0.1
     """Weight of what shines through the surface seen from straight above."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy of visible splats' opacities (Skyfall-GS: 10); pushes them to be there or not."""
+    sparsity_weight: float = 0.0
+    """Weight of the sum of opacities relative to the number of splats at the start (EOGS: 0.1)."""
+    shear_weight: float = 0.0
+    """Weight of the consistency with a view tilted a little (EOGS: 1 from iteration 1000)."""
+    shear_every: int = 2
+    """Steps between two tilted views; each costs a drawing."""
+    appearance: Literal["light", "embedding"] = "light"
+    """Per image: gain, haze and sky light, or these and an embedding that a perceptron turns into colours."""
+    shading: bool = True
+    """Shade splats by how they face each image's sun, where its place is known."""
     shadows: bool = True
     """Shade splats by the shadows of each image's date, where the sun's place is known."""
     shadows_every: int = 200

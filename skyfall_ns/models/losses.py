@@ -6,6 +6,7 @@ from torch import Tensor
 
 from skyfall_ns.models.ssim import ssim
 
+COOLING_STEPS, COOLED = 500, 1e-3  # after an opacity reset the entropy keeps this share of its weight (Skyfall-GS)
 ROBUST_M = 2.0  # a surface error beyond this pulls no harder (it is an outlier, or a change)
 
 
@@ -44,3 +45,22 @@ def total_variation(height_m: Float[Tensor, "h w"], weight: Float[Tensor, "h w"]
 def emptiness(alpha: Float[Tensor, "h w"], weight: Float[Tensor, "h w"]) -> Tensor:
     """Weighted mean of 1 - alpha: what shines through a surface that should be closed."""
     return ((1 - alpha) * weight).sum() / weight.sum().clamp_min(1e-6)
+
+
+def opacity_entropy(opacities: Float[Tensor, " n"]) -> Tensor:
+    """Mean of H(o) = -o ln o - (1 - o) ln(1 - o), with o kept 1e-3 from 0 and 1: minimised, splats are there or not
+    (Skyfall-GS 3.4; its gradient flows through both factors). 0 without splats."""
+    if opacities.numel() == 0:
+        return opacities.sum()
+    o = opacities.clamp(1e-3, 1 - 1e-3)
+    return -(o * o.log() + (1 - o) * (1 - o).log()).mean()
+
+
+def sparsity(opacities: Float[Tensor, " n"], started_with: int) -> Tensor:
+    """Sum of opacities relative to the number of splats at the start (EOGS)."""
+    return opacities.sum() / started_with
+
+
+def entropy_weight(weight: float, steps_since_reset: int) -> float:
+    """10 becomes 0.01 during the 500 steps after an opacity reset (Skyfall-GS 3.5), so that splats can come back."""
+    return weight * COOLED if steps_since_reset < COOLING_STEPS else weight

@@ -1,12 +1,10 @@
-"""Scores of a rendered image. Held-out images have a light of their own, which no training image tells: their gain and
-bias are fitted on the left half, and the scores are those of the right half."""
+"""Scores of a rendered image."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from skyfall_ns.models.ssim import ssim
-from skyfall_ns.models.tone import fit_gain_bias
 
 
 def psnr(pred: Tensor, target: Tensor, mask: Tensor) -> float:
@@ -15,20 +13,31 @@ def psnr(pred: Tensor, target: Tensor, mask: Tensor) -> float:
     return float(-10 * torch.log10(error + 1e-12))
 
 
+def fit_gain_bias(
+    pred: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"], mask: Float[Tensor, "h w 1"]
+) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+    """Least-squares gain and bias per channel that bring `pred` to `target` where the mask is 1."""
+    total = mask.sum().clamp_min(1)
+    mean_p, mean_t = (pred * mask).sum((0, 1)) / total, (target * mask).sum((0, 1)) / total
+    p, t = (pred - mean_p) * mask, (target - mean_t) * mask
+    gain = (p * t).sum((0, 1)) / p.square().sum((0, 1)).clamp_min(1e-9)
+    return gain, mean_t - gain * mean_p
+
+
+def halves(mask: Float[Tensor, "h w 1"]) -> tuple[Float[Tensor, "h w 1"], Float[Tensor, "h w 1"]]:
+    """A mask's left and right half, cut at the image's middle."""
+    left, right = mask.clone(), mask.clone()
+    middle = mask.shape[1] // 2
+    left[:, middle:], right[:, :middle] = 0, 0
+    return left, right
+
+
 def image_scores(
-    rgb: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"], mask: Float[Tensor, "h w 1"], held_out: bool
+    rgb: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"], mask: Float[Tensor, "h w 1"]
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """{"psnr", "ssim"} (numbers) and {"img"} (truth beside rendering)."""
-    scored = mask
-    if held_out:
-        middle = rgb.shape[1] // 2
-        fitted, scored = mask.clone(), mask.clone()
-        fitted[:, middle:], scored[:, :middle] = 0, 0
-        gain, bias = fit_gain_bias(rgb, target, fitted)
-        rgb = (gain * rgb + bias).clamp(0, 1)
-        part = slice(middle, None)
-    else:
-        part = slice(None)
+    """{"psnr", "ssim"} (numbers) where the mask is 1, and {"img"} (truth beside rendering). SSIM is that of the columns
+    between the mask's first and last one, black where it is 0."""
+    columns = mask[..., 0].any(0).nonzero().flatten()
+    part = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(None)
     structure = ssim((rgb * mask)[:, part], (target * mask)[:, part])
-    scores = {"psnr": psnr(rgb, target, scored), "ssim": float(structure)}
-    return scores, {"img": torch.cat([target * mask, rgb], dim=1)}
+    return {"psnr": psnr(rgb, target, mask), "ssim": float(structure)}, {"img": torch.cat([target, rgb], dim=1)}

@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from skyfall_ns.models.heights import STEP_M
 from skyfall_ns.models.rasterizers import Rendering
 from skyfall_ns.models.view import View
 
 SHARPNESS_PER_M = 2.0
 FORGIVEN_M = 1.2  # depth differences that are the splats' own thickness
 CELL_M = 0.35  # of the sun's depth map
-AMBIENT_START = 0.5  # of the colour in full shadow, after the tone curve
 
 
 def sun_view(direction: Float[Tensor, "3"], low: Float[Tensor, "3"], high: Float[Tensor, "3"], cell: float) -> View:
@@ -63,25 +63,14 @@ def sunlit(
     return light
 
 
-class Sunlight(nn.Module):
-    """Per image: the light that is left in shadow, and a cache of which splats the sun reaches."""
+class Shadows:
+    """Which splats the sun of each image reaches, drawn anew now and then."""
 
     def __init__(self, directions: list[tuple[float, float, float] | None], scale: float) -> None:
         """`directions` are unit vectors to the sun in the local frame, None where unknown (then nothing is shaded);
         `scale` is model units per metre."""
-        super().__init__()
-        self.ambient = nn.Parameter(torch.full((len(directions), 3), AMBIENT_START))
         self._directions, self._scale = directions, scale
         self._lit: dict[object, tuple[int, int, Tensor]] = {}
-
-    def shade(
-        self, colors: Float[Tensor, "n 3"], lit: Float[Tensor, " n"] | None, image: int | None
-    ) -> Float[Tensor, "n 3"]:
-        """lit * colour + (1 - lit) * ambient * colour (EOGS)."""
-        if lit is None:
-            return colors
-        ambient = self.ambient.mean(0) if image is None else self.ambient[image]
-        return colors * (lit[:, None] + (1 - lit[:, None]) * ambient)
 
     def lit_in(
         self, image: int, means: Tensor, step: int, every: int, draw: Callable[[View], Rendering]
@@ -97,6 +86,10 @@ class Sunlight(nn.Module):
         """Sunlight on each splat for any direction to the sun (local frame)."""
         return self._cached(direction, direction, means, step, 1, draw)
 
+    def forget(self) -> None:
+        """Empty the cache, as a run that starts from a checkpoint has it."""
+        self._lit.clear()
+
     def _cached(self, key: object, direction, means: Tensor, step: int, every: int, draw) -> Tensor:  # type: ignore[no-untyped-def]
         known = self._lit.get(key)
         if known is not None and known[0] == means.shape[0] and 0 <= step - known[1] < every:
@@ -104,6 +97,7 @@ class Sunlight(nn.Module):
         with torch.no_grad():
             low, high = means.amin(0), means.amax(0)
             view = sun_view(torch.tensor(direction), low.cpu(), high.cpu(), CELL_M * self._scale)
-            lit = sunlit(means, draw(view).sharp_depth(), view, SHARPNESS_PER_M / self._scale, FORGIVEN_M * self._scale)
+            depth = draw(view).sharp_depth(STEP_M * self._scale)
+            lit = sunlit(means, depth, view, SHARPNESS_PER_M / self._scale, FORGIVEN_M * self._scale)
         self._lit[key] = (means.shape[0], step, lit)
         return lit

@@ -15,19 +15,22 @@ from torch import Tensor, nn
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel, training_views
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.models import losses
+from skyfall_ns.models.appearance import start_embeddings
 from skyfall_ns.models.config import SkyfallModelConfig
 from skyfall_ns.models.filter3d import SmoothingFilter, apply_filter
+from skyfall_ns.models.fit import fit_look
 from skyfall_ns.models.growth import growth_of
-from skyfall_ns.models.heights import HeightTarget, height_m, nadir_over
-from skyfall_ns.models.metrics import image_scores
+from skyfall_ns.models.harmonics import SH_C0, directional, sight
+from skyfall_ns.models.heights import STEP_M, HeightTarget, height_m, nadir_over
+from skyfall_ns.models.light import Direction, Look, Looks, normals_of, seen, sunlight
+from skyfall_ns.models.metrics import halves, image_scores
+from skyfall_ns.models.panel import LookPanel
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
-from skyfall_ns.models.shadows import Sunlight
+from skyfall_ns.models.shadows import Shadows
+from skyfall_ns.models.shear import shear_loss, sheared
 from skyfall_ns.models.shift import ImageShift, shifted
-from skyfall_ns.models.start import SH_C0, start_splats
-from skyfall_ns.models.tone import ImageTone
+from skyfall_ns.models.start import start_splats
 from skyfall_ns.models.view import View, bend, image_of, sun_of, view_of
-
-NAMES = ("means", "scales", "quats", "features_dc", "opacities")
 
 
 class SkyfallModel(SplatfactoModel):
@@ -41,9 +44,10 @@ class SkyfallModel(SplatfactoModel):
         self.on_model: SceneOnModel = metadata["scene_on_model"]
         assert self.seed_points is not None
         self.gauss_params = nn.ParameterDict(self._start(*self.seed_points))
+        self.looks = Looks(self.on_model.suns, self.config.appearance == "embedding")
+        self.panel = LookPanel(self.on_model.image_names)
+        self.shadows = Shadows(list(self.on_model.suns), self.on_model.scale)
         views = training_views(self.on_model)
-        self.tone = ImageTone(self.num_train_data)
-        self.sunlight = Sunlight(list(self.on_model.suns), self.on_model.scale)
         self.shift = ImageShift(views) if self.config.pose_shift else None
         self.camera_optimizer: CameraOptimizer = self.config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
@@ -60,7 +64,11 @@ class SkyfallModel(SplatfactoModel):
         size = self.config.start_scale * self.on_model.point_spacing_m * self.on_model.scale
         normals = self.kwargs["metadata"]["points3D_normals"]
         start = start_splats(xyz, rgb, normals, size, self.config.start_opacity)
-        return {name: nn.Parameter(start[name]) for name in NAMES}
+        if self.config.sh_degree:
+            start["features_rest"] = xyz.new_zeros(len(xyz), 3, 3, dtype=torch.float32)
+        if self.config.appearance == "embedding":
+            start["embeddings"] = start_embeddings(start["means"])
+        return {name: nn.Parameter(value) for name, value in start.items()}
 
     @property
     def scales(self) -> Tensor:
@@ -77,7 +85,7 @@ class SkyfallModel(SplatfactoModel):
     @property
     def colors(self) -> Tensor:
         """Canonical RGB of each splat, for the viewer and exports."""
-        return self.tone(self.base_colors(), None).clamp(0, 1)
+        return self.seen_colors(self.base_colors(), self.looks.canonical(), None).clamp(0, 1)
 
     @property
     def shs_0(self) -> Tensor:
@@ -86,23 +94,25 @@ class SkyfallModel(SplatfactoModel):
 
     @property
     def shs_rest(self) -> Tensor:
-        """No higher harmonics."""
-        return self.means.new_zeros(self.num_points, 0, 3)
+        """The harmonics that change with the direction, for exports; looks have no part in them."""
+        rest = self.gauss_params.get("features_rest")
+        return self.means.new_zeros(self.num_points, 0, 3) if rest is None else rest
 
-    def base_colors(self) -> Float[Tensor, "n 3"]:
-        """RGB before the image's tone."""
-        return 0.5 + SH_C0 * self.features_dc
+    def base_colors(self, view: View | None = None) -> Float[Tensor, "n 3"]:
+        """RGB in even light, as a view sees it (None: from nowhere in particular)."""
+        colors = 0.5 + SH_C0 * self.features_dc
+        if view is None or self.config.sh_degree == 0 or self.step < self.config.sh_degree_interval:
+            return colors
+        return colors + directional(self.gauss_params["features_rest"], sight(self.means.detach(), view))
 
     def get_gaussian_param_groups(self) -> dict[str, list[nn.Parameter]]:
         """One optimizer per kind of parameter, as gsplat's strategies need it."""
-        return {name: [self.gauss_params[name]] for name in NAMES}
+        return {name: [parameter] for name, parameter in self.gauss_params.items()}
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Splats, tones and light, and shifts where they are learned."""
+        """Splats, looks, and shifts where they are learned."""
         shift = {} if self.shift is None else {"shift": [self.shift.pixels]}
-        return (
-            self.get_gaussian_param_groups() | shift | {"tone": [*self.tone.parameters(), *self.sunlight.parameters()]}
-        )
+        return self.get_gaussian_param_groups() | shift | self.looks.groups()
 
     def load_state_dict(self, dict: dict[str, Tensor], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load splats of any number into the live parameters; the host's version replaces them behind the optimizers'
@@ -134,12 +144,15 @@ class SkyfallModel(SplatfactoModel):
         view: View,
         image: int | None = None,
         *,
-        sun: tuple[float, float, float] | None = None,
+        sun: Direction | None = None,
+        look: Look | None = None,
         absgrad: bool = False,
         keep: Tensor | None = None,
     ) -> Rendering:
-        """Draw a view with the look of a training image (None: the canonical look, shaded for `sun`)."""
-        colors = self.tone(self.sunlight.shade(self.base_colors(), self._lit(image, sun), image), image)
+        """Draw a view with the look of a training image (None: the canonical look, lit by `sun`), or with any look."""
+        if look is None:
+            look = self.looks.canonical(sun) if image is None else self.looks.of(image)
+        colors = self.seen_colors(self.base_colors(view), look, image)
         splats = self.gaussians(keep)
         means = bend(splats.means, view)
         if self.shift is not None and image is not None and view.projection == "parallel":
@@ -147,14 +160,25 @@ class SkyfallModel(SplatfactoModel):
         bent = Gaussians(means, splats.quats, splats.scales, splats.opacities)
         return pick_rasterizer(self.means.device)(bent, colors if keep is None else colors[keep], view, absgrad=absgrad)
 
-    def _lit(self, image: int | None, sun: tuple[float, float, float] | None) -> Tensor | None:
+    def seen_colors(self, base: Float[Tensor, "n 3"], look: Look, image: int | None) -> Float[Tensor, "n 3"]:
+        """Base colours as a look shows them; `image` tells whose shadows may be reused."""
+        light = None
+        if look.sun is not None and (self.config.shadows or self.config.shading):
+            normals = normals_of(self.quats) if self.config.shading else None
+            light = sunlight(normals, self._lit(look.sun, image), look.sun, look.log_sky.exp())
+        colors = seen(base, light, look)
+        if self.looks.appearance is None or look.embedding is None:
+            return colors
+        return self.looks.appearance(base, self.gauss_params["embeddings"], look.embedding)(colors)
+
+    def _lit(self, sun: Direction, image: int | None) -> Tensor | None:
         if not self.config.shadows:
             return None
         means = self.means.detach()
-        if image is not None:
-            every = self.config.shadows_every if self.training else 1_000_000
-            return self.sunlight.lit_in(image, means, self.step, every, self.render_depth)
-        return None if sun is None else self.sunlight.lit_from(sun, means, self.step, self.render_depth)
+        if image is None:
+            return self.shadows.lit_from(sun, means, self.step, self.render_depth)
+        every = self.config.shadows_every if self.training else 1_000_000
+        return self.shadows.lit_in(image, means, self.step, every, self.render_depth)
 
     def render_depth(self, view: View) -> Rendering:
         """Depth and alpha only."""
@@ -168,12 +192,11 @@ class SkyfallModel(SplatfactoModel):
         keep = None
         if self.crop_box is not None and not self.training:
             keep = self.crop_box.within(self.means).squeeze(-1)
-        sun = None if image is not None else sun_of(camera)
         absgrad = self.training and self.strategy.wants_absgrad(self.step)
-        result = self.render(view, image, sun=sun, absgrad=absgrad, keep=keep)
+        result = self.render(view, image, look=self._look(camera), absgrad=absgrad, keep=keep)
         self.last_size = (view.height, view.width)
         if self.training:
-            self.info = result.info
+            self.info, self.last_drawn = result.info, (view, image, result)
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
             )
@@ -183,6 +206,13 @@ class SkyfallModel(SplatfactoModel):
         if not self.training:
             rgb, background = rgb.clamp(0, 1), background.expand(view.height, view.width, 3)
         return {"rgb": rgb, "depth": result.depth[..., None], "accumulation": alpha, "background": background}
+
+    def _look(self, camera: Cameras) -> Look:
+        """Of its image; of its sun; or as the viewer's panel says."""
+        image, sun = image_of(camera), sun_of(camera)
+        if image is not None:
+            return self.looks.of(image)
+        return self.panel.look(self.looks) if sun is None else self.looks.canonical(sun)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
         """PSNR of the step's view and the number of splats."""
@@ -197,11 +227,39 @@ class SkyfallModel(SplatfactoModel):
         """Photometric loss, and the surface's terms at their steps."""
         target, mask = batch["image"].to(self.device), batch["mask"].to(self.device)
         loss = {"photometric": losses.photometric_loss(outputs["rgb"], target, mask, self.config.ssim_lambda)}
-        if self.training and self.shift is not None:
+        if not self.training:
+            return loss
+        if self.shift is not None:
             loss["shift"] = self.config.pose_shift_weight * self.shift.prior()
-        if self.training and self.step % self.config.surface_every == 0:
+        if self.step % self.config.surface_every == 0:
             loss |= self.surface_losses()
+        return loss | self.opacity_losses() | self.shear_losses()
+
+    def opacity_losses(self) -> dict[str, Tensor]:
+        """Entropy of the opacities that the step's view shows, and their sum; empty where their weights are 0."""
+        config, loss = self.config, {}
+        if config.entropy_weight:
+            opacities = self.opacities.squeeze(-1).sigmoid()
+            visible = self.info["radii"][0] > 0
+            weight = losses.entropy_weight(config.entropy_weight, self._since_reset())
+            loss["entropy"] = weight * losses.opacity_entropy(opacities[visible])
+        if config.sparsity_weight:
+            opacities = self.opacities.sigmoid()
+            loss["sparsity"] = config.sparsity_weight * losses.sparsity(opacities, self.started_with)
         return loss
+
+    def _since_reset(self) -> int:
+        return self.step % self.strategy.reset_every if self.step >= self.strategy.reset_every else self.step + 10_000
+
+    def shear_losses(self) -> dict[str, Tensor]:
+        """Agreement of the step's view with itself tilted; empty where the weight is 0."""
+        view, image, drawn = self.last_drawn
+        if not self.config.shear_weight or self.step % self.config.shear_every or view.projection != "parallel":
+            return {}
+        per_unit = float(view.camera_from_model[:2, :2].norm(dim=-1).mean())
+        tilted = sheared(view, per_unit)
+        again = self.render(tilted.view, image)
+        return {"shear": self.config.shear_weight * shear_loss(drawn, again, view, tilted, self.on_model.scale)}
 
     def surface_losses(self) -> dict[str, Tensor]:
         """Distance of rendered heights to the surface, their roughness, and what shines through; empty without one."""
@@ -256,16 +314,34 @@ class SkyfallModel(SplatfactoModel):
                 west, north = x_min_m + column * resolution_m, y_max_m - row * resolution_m
                 size = part[1].stop - column, part[0].stop - row
                 drawn = draw(splats, nothing, nadir_over(self.on_model, west, north, resolution_m, *size))
-                heights[part] = height_m(drawn.sharp_depth(), self.on_model).numpy()
+                heights[part] = height_m(drawn.sharp_depth(STEP_M * self.on_model.scale), self.on_model).numpy()
                 alphas[part] = drawn.alpha.numpy()
         return heights, alphas
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR and SSIM; see `models.metrics` for what that means for held-out images."""
+        """PSNR and SSIM, numbers, and truth beside rendering. Held-out images have a light of their own, which no
+        training image tells: their look is fitted on the left half, and the scores are those of the right half."""
         target, mask = batch["image"].to(self.device), batch["mask"].to(self.device)
-        return image_scores(outputs["rgb"], target, mask, held_out=batch["held_out"])
+        if not batch["held_out"]:
+            return image_scores(outputs["rgb"], target, mask)
+        left, right = halves(mask)
+        rgb = self.draw_fitted(batch["camera"], target, left)
+        return image_scores(rgb, target, right)
+
+    def draw_fitted(
+        self, camera: Cameras, target: Float[Tensor, "h w 3"], mask: Float[Tensor, "h w 1"]
+    ) -> Float[Tensor, "h w 3"]:
+        """A view with the look that suits a picture best where the mask is 1; geometry has no part in it."""
+        view, background = view_of(camera), self._get_background_color()
+
+        def draw(look: Look) -> Tensor:
+            drawn = self.render(view, look=look)
+            return drawn.color + (1 - drawn.alpha[..., None]) * background
+
+        look = fit_look(draw, self.looks.canonical(sun_of(camera)), target, mask)
+        return draw(look).detach().clamp(0, 1)
 
     def set_crop(self, crop_box: OrientedBox | None) -> None:
         """The viewer's crop box."""

@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from skyfall_ns.geo.points import WALL_SPACINGS
+from skyfall_ns.models.harmonics import SH_C0
 
-SH_C0 = 0.28209479177387814  # the constant spherical harmonic
 THICKNESS = 0.2  # of a disc, relative to its radius
 
 

@@ -1,11 +1,13 @@
 """Pseudo cameras: views that no satellite has, from which depth is supervised; a schedule in metres above ground."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from skyfall_ns.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,25 @@ class PseudoSchedule:
         (e0, e1), (r0, r1) = self.elevations_deg, self.radii_m
         return e1 + (e0 - e1) * left, r1 + (r0 - r1) * left
 
+    def check(self, prefix: str) -> None:
+        """TrainingError that names the flag (`prefix` and a field's name) of a number that makes no sense."""
+        wanted = {
+            "end": (self.end > self.start >= 0, f"a step after {prefix}start, which is not negative"),
+            "interval": (self.interval > 0, "a positive number of steps"),
+            "ramp": (self.ramp >= 0, "a number of steps, or 0"),
+            "elevations-deg": (all(0 < e <= 90 for e in self.elevations_deg), "two angles above 0, up to 90"),
+            "radii-m": (all(r > 0 for r in self.radii_m), "two positive distances"),
+            "target-std-m": (self.target_std_m >= 0, "a distance, or 0"),
+            "fov-deg": (0 < self.fov_deg < 170, "an angle between 0 and 170"),
+            "size-px": (self.size_px >= 16, "16 pixels or more"),
+            "azimuths": (self.azimuths > 0, "a positive number"),
+            "stack": (self.stack > 0, "a positive number"),
+        }
+        for name, (holds, words) in wanted.items():
+            if not holds:
+                value = getattr(self, name.replace("-", "_"))
+                raise TrainingError(f"{prefix}{name} {value} makes no pseudo cameras. Pass {words}.")
+
 
 @dataclass(frozen=True)
 class PseudoPose:
@@ -57,6 +78,11 @@ class PseudoPose:
     eye_m: tuple[float, float, float]
     target_m: tuple[float, float, float]
     image: int
+
+    def raised(self, by_m: float) -> "PseudoPose":
+        """The same view from higher up, of a target as much higher."""
+        (x, y, z), (u, v, w) = self.eye_m, self.target_m
+        return replace(self, eye_m=(x, y, z + by_m), target_m=(u, v, w + by_m))
 
     def camera_from_local(self) -> Float[Tensor, "4 4"]:
         """OpenCV axes, float64; north is up in the picture when looking straight down."""

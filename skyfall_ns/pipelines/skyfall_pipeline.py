@@ -1,13 +1,20 @@
-"""Stage 1: the host's pipeline with whole checkpoints and honest step counts."""
+"""Stage 1: the host's pipeline with depth supervision, whole checkpoints that a killed run goes on from, and honest
+step counts."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from skyfall_ns import host
-from skyfall_ns.data.datamanager import SkyfallDatamanagerConfig
+from skyfall_ns.data.datamanager import SkyfallDatamanager, SkyfallDatamanagerConfig
 from skyfall_ns.models.config import SkyfallModelConfig
+from skyfall_ns.models.skyfall import SkyfallModel
+from skyfall_ns.pipelines import resume
+from skyfall_ns.pipelines.depth_supervision import DepthSupervision, DepthSupervisionConfig
 
 
 @dataclass
@@ -19,12 +26,58 @@ class SkyfallPipelineConfig(VanillaPipelineConfig):
     """The scene and its images."""
     model: SkyfallModelConfig = field(default_factory=SkyfallModelConfig)
     """The splats."""
+    depth: DepthSupervisionConfig = field(default_factory=DepthSupervisionConfig)
+    """Depth supervision from views that no satellite has."""
 
 
 class SkyfallPipeline(VanillaPipeline):
     """Stage 1 training."""
 
     config: SkyfallPipelineConfig
+    datamanager: SkyfallDatamanager
+    model: SkyfallModel
+    depth: DepthSupervision | None = None  # a plain object: neither a module nor in checkpoints
+    _stopped: dict[str, Any] | None = None  # what a loaded checkpoint says of its run
+
+    def __init__(self, config: SkyfallPipelineConfig, device: str, test_mode: str = "val", **kwargs: Any) -> None:
+        """Raises MissingExtraError or TrainingError if depth supervision lacks something; only training ("val", as the
+        host calls it) asks for it."""
+        super().__init__(config, device, test_mode, **kwargs)  # type: ignore[arg-type]
+        if test_mode == "val":
+            self.depth = DepthSupervision.of(config.depth, self.model.on_model, seed=torch.initial_seed() % 2**32)
+            if config.depth.prior == "auto" and config.depth.weight > 0 and self.depth is None:
+                CONSOLE.log("The scene has no dense surface: training goes without depth supervision.")
+
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """The training view's losses, and at some steps the depth loss of a pseudo view."""
+        outputs, losses, metrics = super().get_train_loss_dict(step)
+        if self.depth is not None:
+            losses |= self.depth.losses(self.model, step)
+        return outputs, losses, metrics
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """For checkpoints: whose splats these are, and the state of the run."""
+        run = resume.captured(self.model, self.datamanager)
+        run["depth_seed"] = None if self.depth is None else self.depth.seed
+        return {"scene": resume.identity(self.model.on_model), "run": run}
+
+    def set_extra_state(self, state: dict[str, Any] | None) -> None:
+        """Remembered until training goes on; runs that are only looked at need none of it."""
+        self._stopped = None if state is None else state["run"]
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """As the host's; TrainingError if the checkpoint is of other images or of another place."""
+        loaded_state = {"_extra_state": None} | loaded_state  # checkpoints of before say nothing of it
+        if loaded_state["_extra_state"] is not None:
+            resume.check_identity(loaded_state["_extra_state"]["scene"], self.model.on_model)
+        super().load_pipeline(loaded_state, step)
+
+    def forget(self) -> None:
+        """Drop what is kept between steps but not in checkpoints, so that a run goes on from each as one that starts
+        there."""
+        for keeper in (self.model.shadows, self.model.smoothing, self.depth):
+            if keeper is not None:
+                keeper.forget()
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -32,6 +85,11 @@ class SkyfallPipeline(VanillaPipeline):
         """The model's callbacks; called once, when a checkpoint has been loaded and before the first step."""
         trainer = training_callback_attributes.trainer
         if trainer is not None:
-            host.save_whole_checkpoints(trainer)
+            self.datamanager.read_all()
+            host.save_whole_checkpoints(trainer, then=self.forget)
             host.count_all_steps(trainer)
+            if self._stopped is not None:
+                resume.restore(self._stopped, self.model, self.datamanager)
+                if self.depth is not None and self._stopped.get("depth_seed") is not None:
+                    self.depth.seed = self._stopped["depth_seed"]
         return super().get_training_callbacks(training_callback_attributes)

@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,7 @@ class PlanePrior:
 class PlanePriorConfig:
     """Depth of a horizontal plane."""
 
+    reads_picture: ClassVar[bool] = False
     height: float = 0.0
 
     def check(self) -> None:

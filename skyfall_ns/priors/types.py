@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -45,7 +45,10 @@ class DepthPrior(Protocol):
 
 
 class DepthPriorConfig(Protocol):
-    """A choice of prior: `check` names what is missing before training starts, `load` lends the prior."""
+    """A choice of prior: `check` names what is missing before training starts, `load` lends the prior. Priors that do
+    not read the picture are not drawn one."""
+
+    reads_picture: ClassVar[bool]
 
     def check(self) -> None: ...
 

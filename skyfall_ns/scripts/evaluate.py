@@ -6,6 +6,7 @@ from typing import Any
 
 import tyro
 
+from skyfall_ns.errors import SkyfallError
 from skyfall_ns.scripts._cli import run, write_json
 
 
@@ -21,14 +22,19 @@ class Dsm:
     """Write the report to this file."""
     map: Path | None = None
     """Write a picture of the registered differences (blue: too low, red: too high)."""
+    edges: float = 1.5
+    """Cells at most so many metres from a height step (1.5 m or more between two cells of the reference) are scored by
+    themselves too."""
 
     def main(self) -> None:
         """Compare, print, write."""
         from skyfall_ns.geo.dsm import compare_dsm
         from skyfall_ns.geo.raster import read_raster
 
+        if not 0 <= self.edges <= 1000:
+            raise SkyfallError(f"--edges {self.edges:g} is no distance from edges. Give 0 to 1000 metres.")
         names = (str(self.pred), str(self.ref))
-        result = compare_dsm(read_raster(self.pred), read_raster(self.ref), names)
+        result = compare_dsm(read_raster(self.pred), read_raster(self.ref), names, self.edges)
         print(_table(result.report))
         if self.json:
             write_json(self.json, result.report)
@@ -37,6 +43,64 @@ class Dsm:
 
             self.map.parent.mkdir(parents=True, exist_ok=True)
             write_png(self.map, difference_map(result.difference_m))
+
+
+@dataclass(frozen=True)
+class Views:
+    """Compare a trained run with true pictures from directions that no satellite has (a synthetic city's obliques).
+
+    Gain and bias per channel are fitted on the left half of each picture; PSNR and SSIM are those of the right half,
+    where lines of sight are over the scene's box.
+    """
+
+    load_config: Path
+    """config.yml of the run."""
+    truth: Path
+    """Folder with the pictures and cameras.json, such as SCENE/truth/oblique of skyfall-process city."""
+    dsm: Path | None = None
+    """True DSM that says by which 3-D shift to move the run first. By default the dsm.tif beside the folder, if any."""
+    json: Path | None = None
+    """Write the report to this file."""
+    pictures: Path | None = None
+    """Write truth beside rendering to this folder."""
+
+    def main(self) -> None:
+        """Draw, compare, print, write."""
+        from tqdm import tqdm
+
+        from skyfall_ns.evaluation.views import Truth, register, report, score_views
+        from skyfall_ns.geo.raster import read_raster
+        from skyfall_ns.pipelines.loading import load_run
+
+        truth, beside = Truth.load(self.truth), self.truth.resolve().parent / "dsm.tif"
+        dsm = self.dsm or (beside if beside.is_file() else None)
+        heights = None if dsm is None else read_raster(dsm)
+        model = load_run(self.load_config)
+        shift_m = None if heights is None else register(model, heights)
+        steps = score_views(model, truth, shift_m or (0.0, 0.0, 0.0))
+        scores = list(tqdm(steps, desc="Views", total=len(truth.views), leave=False, disable=None))
+        result = report(scores, truth.sun is not None, shift_m)
+        print(_view_table(result))
+        if self.json:
+            write_json(self.json, result)
+        if self.pictures:
+            from skyfall_ns.data.pictures import preview, write_png
+
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            for score in scores:
+                write_png(self.pictures / f"{score.view.path.stem}.png", preview(score.pictures.numpy()))
+
+
+def _view_table(report: dict[str, Any]) -> str:
+    rows = [f"{'elevation (deg)':18}{'PSNR (dB)':>10}{'SSIM':>8}{'views':>7}"]
+    rows += [f"{name:18}{e['psnr']:10.2f}{e['ssim']:8.3f}{e['n']:7}" for name, e in report["elevations"].items()]
+    if report["shift_m"]:
+        rows.append("moved east, north, up: {:+.3f} {:+.3f} {:+.3f} m".format(*report["shift_m"]))
+    else:
+        rows.append("not registered: no --dsm, and no dsm.tif beside the folder")
+    if not report["sunlit"]:
+        rows.append("cameras.json does not tell the sun: the look without shadows was compared")
+    return "\n".join(rows)
 
 
 def _table(report: dict[str, Any]) -> str:
@@ -52,6 +116,9 @@ def _table(report: dict[str, Any]) -> str:
     rows += [
         f"{label:18}{report['unregistered'][k]:14.3f}{report['registered'][k]:14.3f}" for k, label in names.items()
     ]
+    edges = report["registered"]["edges"]
+    label = f"MAE <= {edges['distance_m']:g} m of edges"
+    rows.append(f"{label:32}{edges['mae_m']:14.3f}" if edges["mae_m"] is not None else f"{label:32}{'no edges':>14}")
     dx, dy, dz = report["shift_m"]
     rows.append(f"shift east, north, up: {dx:+.3f} {dy:+.3f} {dz:+.3f} m")
     rows.append(f"completeness {report['completeness']:.4f}, {report['pixels']} cells of {report['resolution_m']:g} m")
@@ -60,5 +127,7 @@ def _table(report: dict[str, Any]) -> str:
 
 def main() -> None:
     """Entry point."""
-    command = tyro.extras.subcommand_cli_from_dict({"dsm": Dsm}, prog="skyfall-eval", description=__doc__)
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"dsm": Dsm, "views": Views}, prog="skyfall-eval", description=__doc__
+    )
     run(command.main)

@@ -1,6 +1,7 @@
 """The synthetic city: the same bytes for the same seed, true RPCs that hit their corners, honest tags and errors."""
 
 import json
+from datetime import datetime
 from unittest.mock import patch
 
 import numpy as np
@@ -127,9 +128,16 @@ def test_oblique_cameras_look_at_the_middle(city):
         assert (folder / "truth/oblique" / view["file"]).is_file()
 
 
-def test_sun_stands_where_almanacs_say():
-    from datetime import datetime
+def test_obliques_tell_their_sun(city):
+    folder, _ = city
+    east, north, up = json.loads((folder / "truth/oblique/cameras.json").read_text())["sun"]
+    azimuth, elevation = sun_position(datetime(2022, 6, 1, 10, 30), *deliver.PLACE[:2])
+    assert np.degrees(np.arcsin(up)) == pytest.approx(elevation)
+    turned = np.degrees(np.arctan2(east, north)) % 360 - azimuth
+    assert turned == pytest.approx(-(PLACE[0] - 3.0) * np.sin(np.radians(PLACE[1])), abs=0.01)  # to the zone's grid
 
+
+def test_sun_stands_where_almanacs_say():
     azimuth, elevation = sun_position(datetime(2023, 6, 21, 11, 55), 1.44, 43.6)  # noon of the solstice in Toulouse
     assert elevation == pytest.approx(69.8, abs=0.3) and azimuth == pytest.approx(180, abs=3)
     assert sun_position(datetime(2013, 2, 8, 8, 36, 9), 31.134, 29.979) == pytest.approx((141.0, 34.0), abs=12)

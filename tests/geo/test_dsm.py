@@ -6,7 +6,7 @@ from affine import Affine
 from pyproj import Transformer
 
 from skyfall_ns.errors import CrsError, RasterError
-from skyfall_ns.geo.dsm import compare_dsm, scores
+from skyfall_ns.geo.dsm import compare_dsm, edge_scores, scores
 from skyfall_ns.geo.raster import Raster
 
 UTM = "EPSG:32637"
@@ -94,6 +94,33 @@ def test_statistics():
         "within_1m": 0.6,
         "bias_m": 0.5,
     }
+
+
+@pytest.mark.parametrize(("distance_m", "columns"), [(0.0, 2), (0.5, 4), (1.4, 6), (1.5, 8)])
+def test_errors_near_edges(distance_m, columns):
+    """A step of 2 m along column 20 of half-metre cells: k cells on either side count, and nothing else does."""
+    bands = np.zeros((1, 30, 40), np.float32)
+    bands[:, :, 20:] = 2.0
+    bands[:, :, 30:] += 1.4  # no edge
+    bands[:, 5, 3] = np.nan  # nor is this
+    ref = Raster(bands, UTM, Affine(0.5, 0, WEST, 0, -0.5, NORTH))
+    difference = np.full((30, 40), 0.25)
+    difference[:, 20 - columns // 2 : 20 + columns // 2] = -1.0
+    difference[0, 19] = np.nan
+    found = edge_scores(difference, ref, distance_m)
+    assert found == {"distance_m": distance_m, "mae_m": 1.0, "share": pytest.approx((columns * 30 - 1) / (1200 - 1))}
+
+
+def test_without_edges_there_is_no_error_at_them():
+    flat = Raster(np.zeros((1, 30, 40), np.float32), UTM, Affine(0.5, 0, WEST, 0, -0.5, NORTH))
+    assert edge_scores(np.ones((30, 40)), flat, 1.5) == {"distance_m": 1.5, "mae_m": None, "share": 0.0}
+
+
+def test_a_report_holds_the_edges():
+    report = compare_dsm(dsm(), dsm(), edges_m=1.0).report
+    edges = report["registered"]["edges"]
+    assert edges["distance_m"] == 1.0 and 0.2 < edges["share"] < 0.6 and edges["mae_m"] < 0.02
+    assert "edges" not in report["unregistered"]
 
 
 def test_nothing_is_clipped():

@@ -5,9 +5,8 @@ import torch
 
 from skyfall_ns.models import losses
 from skyfall_ns.models.heights import rims
-from skyfall_ns.models.metrics import image_scores, psnr
+from skyfall_ns.models.metrics import fit_gain_bias, halves, image_scores, psnr
 from skyfall_ns.models.ssim import ssim
-from skyfall_ns.models.tone import ImageTone, fit_gain_bias
 
 
 def images(seed=0):
@@ -80,16 +79,16 @@ def test_gain_and_bias_are_recovered():
     torch.testing.assert_close(got[1], bias, atol=1e-4, rtol=0)
 
 
-def test_held_out_images_are_scored_where_their_light_was_not_fitted():
+def test_halves_split_a_mask_and_scores_look_at_one():
+    mask = (torch.rand(40, 30, 1, generator=torch.Generator().manual_seed(3)) > 0.2).float()
+    left, right = halves(mask)
+    assert torch.equal(left + right, mask) and not left[:, 15:].any() and not right[:, :15].any()
     pred, target = images()
-    mask = torch.ones(40, 30, 1)
-    darker = 0.6 * target + 0.1
-    plain, _ = image_scores(pred, darker, mask, held_out=False)
-    fitted, _ = image_scores(pred, darker, mask, held_out=True)
-    assert fitted["psnr"] > plain["psnr"] + 3
-    spoiled = darker.clone()
-    spoiled[:, :15] = 0.5  # the left half decides gain and bias: a flat one leaves no gain
-    assert image_scores(pred, spoiled, mask, held_out=True)[0]["psnr"] < fitted["psnr"] - 3
+    spoiled = pred.clone()
+    spoiled[:, :15] = 0.0
+    scores = [image_scores(rgb, target, right)[0] for rgb in (pred, spoiled)]
+    assert scores[0]["psnr"] == pytest.approx(scores[1]["psnr"])
+    assert image_scores(spoiled, target, left)[0]["psnr"] < scores[0]["psnr"]
 
 
 def test_psnr_closed_form():
@@ -97,10 +96,30 @@ def test_psnr_closed_form():
     assert psnr(torch.full((10, 10, 3), 0.5), torch.full((10, 10, 3), 0.6), mask) == pytest.approx(20.0, abs=1e-3)
 
 
-def test_tone_starts_as_the_identity_and_blends_to_the_mean():
-    tone = ImageTone(2)
-    colors = torch.rand(5, 3)
-    torch.testing.assert_close(tone(colors, 1), colors)
-    with torch.no_grad():
-        tone.bias[0] = 0.2
-    torch.testing.assert_close(tone(colors, None), colors + 0.1)
+def entropy_gradient(logits):
+    logits = torch.tensor(logits, requires_grad=True)
+    losses.opacity_entropy(logits.sigmoid()).backward()
+    return logits.grad
+
+
+def test_entropy_pushes_opacities_apart_as_the_reference_does():
+    grad = entropy_gradient([-2.0, 0.0, 1.5])
+    torch.testing.assert_close(grad, torch.tensor([0.0700, 0.0, -0.0746]), atol=5e-5, rtol=0)  # Skyfall-GS, section 14
+    logits = torch.tensor([-2.0, 0.0, 1.5])
+    o = logits.sigmoid()
+    torch.testing.assert_close(grad, -logits * o * (1 - o) / 3, atol=1e-6, rtol=0)  # dH/dlogit in closed form
+    assert losses.opacity_entropy(torch.tensor([0.5])).item() == pytest.approx(0.6931, abs=1e-4)
+    assert losses.opacity_entropy(torch.zeros(0)).item() == 0.0
+    assert torch.isfinite(entropy_gradient([-200.0, 200.0])).all()
+
+
+def test_entropy_rests_after_a_reset():
+    assert [losses.entropy_weight(10.0, since) for since in (0, 499, 500)] == [
+        pytest.approx(0.01),
+        pytest.approx(0.01),
+        10.0,
+    ]
+
+
+def test_sparsity_counts_what_is_there():
+    assert losses.sparsity(torch.tensor([0.5, 0.25]), 4).item() == pytest.approx(0.75 / 4)

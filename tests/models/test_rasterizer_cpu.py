@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
-from skyfall_ns.models.rasterizers.types import FIRST_LEFT
+from skyfall_ns.models.rasterizers.types import DEEP_LEFT, HALF_LEFT
 
 FIELDS = ("means", "quats", "scales", "opacities")
 
@@ -244,19 +244,23 @@ def test_no_gradient_no_memory_of_it():
     assert not result.color.requires_grad
 
 
-def test_first_depth_is_where_most_of_the_light_has_stopped():
-    """Three wide sheets of alpha 0.5, 0.5 and 0.9: after two of them less than FIRST_LEFT remains."""
+def test_half_and_deep_depths_are_where_the_light_stops():
+    """Three wide sheets of alpha 0.6, 0.5 and 0.9: the first leaves 0.4 of the light, all three less than 0.15."""
     view = parallel()
     z = torch.tensor([1.0, 0.0, -1.0])  # depth falls with height
     means = torch.stack([torch.zeros(3), torch.zeros(3), z], -1)
     sheets = Gaussians(
-        means, torch.tensor([[1.0, 0, 0, 0]] * 3), torch.full((3, 3), 50.0), torch.tensor([0.5, 0.5, 0.9])
+        means, torch.tensor([[1.0, 0, 0, 0]] * 3), torch.full((3, 3), 50.0), torch.tensor([0.6, 0.5, 0.9])
     )
     with torch.no_grad():
         drawn = pick_rasterizer("cpu")(sheets, torch.zeros(3, 0), view)
         faint = Gaussians(means[:1], sheets.quats[:1], sheets.scales[:1], sheets.opacities[:1])
         last = pick_rasterizer("cpu")(faint, torch.zeros(1, 0), view)
     depths = means @ view.camera_from_model[2, :3].float() + 10.0
-    torch.testing.assert_close(drawn.sharp_depth(), depths[1].expand(view.height, view.width))
-    torch.testing.assert_close(last.sharp_depth(), depths[0].expand(view.height, view.width))
-    assert (drawn.depth < depths[1]).all() and 0.25 < FIRST_LEFT < 0.5
+    everywhere = [depth.expand(view.height, view.width) for depth in depths]
+    torch.testing.assert_close(drawn.layers, torch.stack([everywhere[0], everywhere[2]]))
+    apart = float(depths[2] - depths[0])
+    torch.testing.assert_close(drawn.sharp_depth(1.01 * apart), everywhere[0])
+    torch.testing.assert_close(drawn.sharp_depth(0.99 * apart), everywhere[2])
+    torch.testing.assert_close(last.sharp_depth(0.1), everywhere[0])
+    assert 0.4 < HALF_LEFT < 1 and 0.02 < DEEP_LEFT < 0.2

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
-from skyfall_ns.models.shadows import Sunlight, sun_view, sunlit
+from skyfall_ns.models.shadows import Shadows, sun_view, sunlit
 
 SCALE = 0.01  # model units per metre
 
@@ -46,7 +46,7 @@ def test_view_contains_the_box_and_depth_is_positive():
 def test_tower_throws_its_shadow():
     means, roof = tower_on_plane()
     sun = (0.0, -(0.5**0.5), 0.5**0.5)  # from the south at 45 degrees: the shadow reaches 20 m north of the wall
-    lit = Sunlight([sun], SCALE).lit_in(0, means, 0, 10, draw(means))
+    lit = Shadows([sun], SCALE).lit_in(0, means, 0, 10, draw(means))
     x, y, z = (means / SCALE).unbind(-1)
     ground = z < 0.1
     shaded = ground & (x.abs() < 4) & (y > 6.5) & (y < 23)
@@ -71,22 +71,12 @@ def test_unknown_suns_shade_nothing_and_caches_follow_the_splats():
         calls.append(view)
         return draw(means)(view)
 
-    light = Sunlight([None, (0.0, 0.6, 0.8)], SCALE)
+    light = Shadows([None, (0.0, 0.6, 0.8)], SCALE)
     assert light.lit_in(0, means, 0, 10, counted) is None
     for step in (0, 5, 9, 10):
         light.lit_in(1, means, step, 10, counted)
     assert len(calls) == 2
     assert light.lit_in(1, means[:-1], 10, 10, lambda view: draw(means[:-1])(view)).shape == (len(means) - 1,)
-
-
-def test_shade_keeps_the_sun_and_dims_the_rest():
-    light = Sunlight([(0.0, 0.0, 1.0)], SCALE)
-    with torch.no_grad():
-        light.ambient[0] = torch.tensor([0.5, 0.25, 0.0])
-    out = light.shade(torch.full((2, 3), 0.8), torch.tensor([1.0, 0.0]), 0)
-    torch.testing.assert_close(out, torch.tensor([[0.8, 0.8, 0.8], [0.4, 0.2, 0.0]]))
-    assert light.ambient.requires_grad
-    assert torch.equal(light.shade(out, None, 0), out)
 
 
 @pytest.mark.parametrize("direction", [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.6, -0.6, 0.53)])

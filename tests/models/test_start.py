@@ -3,7 +3,8 @@
 import torch
 
 from skyfall_ns.geo.points import WALL_SPACINGS
-from skyfall_ns.models.start import SH_C0, THICKNESS, start_splats
+from skyfall_ns.models.harmonics import SH_C0
+from skyfall_ns.models.start import THICKNESS, start_splats
 
 
 def axes(quats):

@@ -1,16 +1,16 @@
 """Depth priors: closed forms for plane and surface, a tiny real transformers model, a stub of MoGe's interface."""
 
 import math
-import sys
-import types
+from pathlib import Path
 
 import pytest
 import torch
+from guests import install_stub_moge, tiny_depth_anything
 
 from skyfall_ns.errors import MissingExtraError, TrainingError
 from skyfall_ns.priors.learned import MogePriorConfig, TransformersPriorConfig
 from skyfall_ns.priors.plane import PlanePriorConfig
-from skyfall_ns.priors.surface import HeightField, SurfacePriorConfig, march
+from skyfall_ns.priors.surface import HeightField, SurfacePriorConfig, march, rays
 from skyfall_ns.priors.types import PriorCamera, as_target, comparable
 
 CPU = torch.device("cpu")
@@ -71,6 +71,31 @@ def test_holes_are_invalid():
     assert valid[:, 34:].all()
 
 
+def test_rays_out_of_a_hole_or_from_outside_meet_the_unknown():
+    """A block that a ray enters sideways, out of cells without heights, has no wall there."""
+    field = flat(cells=40)
+    field.height[20:] = torch.nan  # the southern half, from which the camera looks
+    field.height[:20] = 10.0
+    view = camera(elevation_deg=20)
+    depth, whole = march(field, view), march(flat(height=10.0, cells=40), view)
+    met = torch.isfinite(depth)
+    assert met.any() and met.sum() < torch.isfinite(whole).sum()
+    torch.testing.assert_close(depth[met], whole[met], atol=1e-3, rtol=0)  # on top, never on a side
+
+
+@pytest.mark.parametrize("elevation_deg", [15.0, 45.0, 80.0, 89.99])
+def test_marching_is_exact_on_a_slope(elevation_deg):
+    field = flat(cells=200)
+    x = torch.arange(200) - 99.5
+    field.height[:] = 0.1 * x
+    view = camera(elevation_deg)
+    depth = march(field, view)
+    centre, directions = rays(view)
+    point = centre + depth[..., None] * directions
+    error = (point[..., 2] - 0.1 * point[..., 0])[torch.isfinite(depth)]
+    assert torch.isfinite(depth)[40:].all() and error.abs().max() < 0.11  # half a cell of slope, and a step
+
+
 def test_missing_surface_is_said_before_training():
     with pytest.raises(TrainingError, match=r"no dense surface.*--points dense"):
         SurfacePriorConfig(None).check()
@@ -85,55 +110,48 @@ def test_disparity_is_compared_as_disparity():
     assert torch.corrcoef(pair)[0, 1].item() == pytest.approx(1.0, abs=1e-9)
 
 
-def test_missing_package_and_weights_give_the_install_line():
+def test_missing_package_gives_the_install_line():
     with pytest.raises(MissingExtraError, match=r"moge.*pip install git"):
         MogePriorConfig().check()
-    pytest.importorskip("transformers", reason="the extra `depth` is not installed")
-    with pytest.raises(MissingExtraError, match="hf download"):
-        TransformersPriorConfig(weights="nobody/nothing-at-all").check()
+    with pytest.raises(TrainingError, match=r"not work in bfloat16\. Pass"):
+        MogePriorConfig(dtype="bfloat16").check()
 
 
 def test_moge_gets_the_true_field_of_view_and_its_mask_is_kept(monkeypatch, tmp_path):
-    asked = {}
-
-    class MoGeModel(torch.nn.Module):
-        @classmethod
-        def from_pretrained(cls, weights):
-            asked["weights"] = weights
-            return cls()
-
-        def infer(self, image, fov_x=None, apply_mask=True, use_fp16=True):
-            asked.update(fov_x=fov_x, shape=tuple(image.shape), low=image.min().item(), high=image.max().item())
-            depth = torch.full(image.shape[1:], 5.0)
-            depth[:10] = torch.inf
-            return {"depth": depth}
-
-    for name in ("moge", "moge.model", "moge.model.v3"):
-        module = types.ModuleType(name)
-        module.__spec__ = types.SimpleNamespace(name=name)  # type: ignore[assignment]
-        monkeypatch.setitem(sys.modules, name, module)
-    sys.modules["moge.model.v3"].MoGeModel = MoGeModel  # type: ignore[attr-defined]
+    moge = install_stub_moge(monkeypatch, "v3")
     weights = tmp_path / "model.pt"
     weights.touch()
-    with MogePriorConfig(version="v3", weights=str(weights)).load(CPU) as prior:
-        answer = prior(picture() * 3 - 1, camera())
-    assert asked["fov_x"] == pytest.approx(40.0)
-    assert asked["shape"] == (3, 64, 64) and asked["low"] >= 0 and asked["high"] <= 1
+    for named in (weights, tmp_path):  # the file, or its folder
+        with MogePriorConfig(version="v3", weights=str(named)).load(CPU) as prior:
+            answer = prior(picture() * 3 - 1, camera())
+        assert Path(moge.weights) == weights
+    assert moge.asked[0]["fov_x"] == pytest.approx(40.0) and not moge.asked[0]["use_fp16"]
+    assert moge.asked[0]["shape"] == (3, 64, 64) and moge.asked[0]["low"] >= 0 and moge.asked[0]["high"] <= 1
     assert not answer.valid[:10].any() and answer.valid[10:].all() and torch.isfinite(answer.values).all()
 
 
 def test_a_tiny_real_transformers_model_runs(tmp_path):
-    transformers = pytest.importorskip("transformers", reason="the extra `depth` is not installed")
-    backbone = transformers.Dinov2Config(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14,
-        out_indices=[1, 2, 3, 4], apply_layernorm=True, reshape_hidden_states=False,
-    )  # fmt: skip
-    config = transformers.DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=32, neck_hidden_sizes=[8, 8, 16, 16], fusion_hidden_size=8,
-        head_hidden_size=8, patch_size=14,
-    )  # fmt: skip
-    transformers.DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path)
-    transformers.DPTImageProcessor(size={"height": 56, "width": 56}, ensure_multiple_of=14).save_pretrained(tmp_path)
+    tiny_depth_anything(tmp_path)
     with TransformersPriorConfig(weights=str(tmp_path)).load(CPU) as prior:
         answer = prior(picture(), camera())
     assert answer.values.shape == (64, 64) and answer.kind == "affine_disparity" and answer.valid.all()
+
+
+def test_what_models_answer_is_known_or_asked_for(tmp_path):
+    tiny_depth_anything(tmp_path / "metric", depth_estimation_type="metric", max_depth=80)
+    assert TransformersPriorConfig(weights=str(tmp_path / "metric")).answers() == "metric"
+    config = tmp_path / "metric/config.json"
+    config.write_text('{"model_type": "dpt"}')  # of which there are both kinds
+    with pytest.raises(TrainingError, match=r"a model of type dpt, .* not known\. Say so with --pipeline\.depth\.kind"):
+        TransformersPriorConfig(weights=str(tmp_path / "metric")).check()
+    TransformersPriorConfig(weights=str(tmp_path / "metric"), kind="metric").check()
+    config.write_text('{"model_type": "no-such-type"}')
+    with pytest.raises(TrainingError, match=r"holds no model that transformers .* knows\. Pass other"):
+        TransformersPriorConfig(weights=str(tmp_path / "metric")).check()
+
+
+@pytest.mark.parametrize("weights", ["nobody/nothing-at-all", "no/such/folder/at-all", "."])
+def test_weights_that_are_not_here(weights):
+    pytest.importorskip("transformers", reason="the extra `depth` is not installed")
+    with pytest.raises(MissingExtraError, match=r"not on this machine, or not whole\. Run `hf download"):
+        TransformersPriorConfig(weights=weights).check()

@@ -1,15 +1,19 @@
-"""`skyfall-eval dsm` as people call it."""
+"""`skyfall-eval` as people call it."""
 
+import copy
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from affine import Affine
 
 from skyfall_ns.geo.raster import write_raster
+from skyfall_ns.method_configs import skyfall
 from skyfall_ns.scripts import evaluate
 
 UTM = "EPSG:32637"
@@ -43,7 +47,11 @@ def test_report_and_map(tmp_path, monkeypatch, capsys):
     assert report["completeness"] == 1.0 and report["pixels"] >= 98 * 80
     assert cv2.imread(str(map_path)).shape == (80, 100, 3)
     printed = capsys.readouterr().out
-    assert "within 1 m" in printed and "-1.500" in printed
+    assert "within 1 m" in printed and "-1.500" in printed and "MAE <= 1.5 m of edges" in printed
+    assert report["registered"]["edges"]["distance_m"] == 1.5
+    call(monkeypatch, "dsm", pred, ref, "--edges", "0.5", "--json", report_path)
+    narrow, wide = json.loads(report_path.read_text())["registered"]["edges"], report["registered"]["edges"]
+    assert narrow["distance_m"] == 0.5 and 0 < narrow["share"] < wide["share"]
     assert {p.name for p in report_path.parent.iterdir()} == {"report.json", "map.png"}
 
 
@@ -70,3 +78,68 @@ def test_bad_input_ends_in_two_sentences(kind, words, tmp_path, monkeypatch, cap
     assert exit_.value.code == 1 and words in message and "pred.tif" in message and "Traceback" not in message
     assert message.endswith(".") and message.count(". ") == 1
     assert not (tmp_path / "report.json").exists()
+
+
+@pytest.fixture(scope="module")
+def run(city_scene, tmp_path_factory) -> Path:
+    """config.yml of a run whose splats are where they start: on the stereo surface, in the points' colours."""
+    config = copy.deepcopy(skyfall.config)
+    config.output_dir, config.timestamp, config.experiment_name = tmp_path_factory.mktemp("runs"), "t", "run"
+    config.pipeline.datamanager.data = city_scene
+    config.machine.device_type = "cpu"
+    config.save_config()
+    pipeline = config.pipeline.setup(device="cpu")
+    config.get_checkpoint_dir().mkdir()
+    torch.save({"step": 0, "pipeline": pipeline.state_dict()}, config.get_checkpoint_dir() / "step-000000000.ckpt")
+    yield config.get_base_dir() / "config.yml"
+    torch.set_grad_enabled(True)  # loading a run turns it off
+
+
+def psnrs(report: Path) -> np.ndarray:
+    return np.array([view["psnr"] for view in json.loads(report.read_text())["views"]])
+
+
+def test_true_views(run, city_scene, tmp_path, monkeypatch, capsys):
+    """The stereo surface looks like the city, most so from above and where the true DSM puts it."""
+    truth, report_path = city_scene / "truth/oblique", tmp_path / "views.json"
+    call(monkeypatch, "views", "--load-config", run, "--truth", truth, "--json", report_path,
+         "--pictures", tmp_path / "pictures")  # fmt: skip
+    report = json.loads(report_path.read_text())
+    assert list(report["elevations"]) == ["60", "45", "20"]
+    for elevation, scores in report["elevations"].items():
+        mine = [v for v in report["views"] if f"{v['elevation_deg']:g}" == elevation]
+        assert scores["n"] == len(mine) == 4
+        for key in ("psnr", "ssim"):
+            assert scores[key] == pytest.approx(np.mean([v[key] for v in mine]))
+    assert report["elevations"]["60"]["psnr"] > max(14.0, report["elevations"]["20"]["psnr"])
+    assert report["sunlit"] and 0 < np.hypot(*report["shift_m"][:2]) < 8
+    printed = capsys.readouterr().out
+    assert "elevation" in printed and "moved east, north, up" in printed and "does not tell the sun" not in printed
+    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {v["file"] for v in report["views"]}
+    assert cv2.imread(str(tmp_path / "pictures/e60_a030.png")).shape == (96, 192, 3)
+
+    registered = psnrs(report_path)
+    moved = tmp_path / "moved/oblique"
+    shutil.copytree(truth, moved)
+    call(monkeypatch, "views", "--load-config", run, "--truth", moved, "--json", report_path)
+    assert "not registered: no --dsm" in capsys.readouterr().out
+    assert json.loads(report_path.read_text())["shift_m"] is None
+    assert psnrs(report_path).mean() < registered.mean() - 0.3
+
+
+def test_true_views_without_a_sun(run, city_scene, tmp_path, monkeypatch, capsys):
+    shutil.copytree(city_scene / "truth/oblique", tmp_path / "oblique")
+    cameras = tmp_path / "oblique/cameras.json"
+    data = json.loads(cameras.read_text())
+    del data["sun"]
+    data["views"] = data["views"][:1]
+    cameras.write_text(json.dumps(data))
+    call(monkeypatch, "views", "--load-config", run, "--truth", tmp_path / "oblique",
+         "--dsm", city_scene / "truth/dsm.tif")  # fmt: skip
+    assert "cameras.json does not tell the sun: the look without shadows was compared" in capsys.readouterr().out
+    data["frame"]["origin"][0] += 1000.0
+    cameras.write_text(json.dumps(data))
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "views", "--load-config", run, "--truth", tmp_path / "oblique")
+    message = capsys.readouterr().err.strip()
+    assert "e60_a030.png shows too little of the scene" in message and message.count(". ") == 1

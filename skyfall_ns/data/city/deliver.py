@@ -202,7 +202,12 @@ def _write_obliques(folder: Path, city: City, frame: LocalFrame, done: Callable[
                 "camera_from_local": camera.tolist(), "intrinsics": intrinsics.tolist(),
             })  # fmt: skip
             done(len(rows))
-    data = {"frame": frame.to_dict(), "pixels": "(0, 0) is the centre of the first pixel", "views": rows}
+    data = {
+        "frame": frame.to_dict(),
+        "sun": sun.tolist(),  # unit vector to the sun in the frame
+        "pixels": "(0, 0) is the centre of the first pixel",
+        "views": rows,
+    }
     (folder / "cameras.json").write_text(json.dumps(data, indent=1))
 
 

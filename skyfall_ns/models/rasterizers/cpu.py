@@ -42,7 +42,7 @@ class CpuRasterizer:
             )
             for group in groups
         ]  # type: ignore[misc]
-        color, depth, alpha, radii, first = drawn[0]
+        color, depth, alpha, radii, layers = drawn[0]
         if len(drawn) > 1:
             color = torch.cat([part[0] for part in drawn], -1)
         info = {
@@ -53,7 +53,7 @@ class CpuRasterizer:
             "n_cameras": 1,
             "gaussian_ids": None,
         }
-        return Rendering(color, depth, alpha, info, first if first.numel() else None)
+        return Rendering(color, depth, alpha, info, layers if layers.numel() else None)
 
 
 class _Camera:
@@ -114,13 +114,13 @@ class _Lists:
 
 
 class _Picture:
-    """What is drawn, and with `keep` what the way back needs; otherwise first depths."""
+    """What is drawn, and with `keep` what the way back needs; otherwise layers."""
 
     def __init__(self, camera: _Camera, lists: _Lists, channels: int, keep: bool) -> None:
         shape = camera.height, camera.width
         self.color = np.empty((*shape, channels), np.float32)
         self.depth, self.alpha, self.remains = (np.empty(shape, np.float32) for _ in range(3))
-        self.first = np.empty((0, 0) if keep else shape, np.float32)
+        self.layers = np.empty((2, 0, 0) if keep else (2, *shape), np.float32)
         self.of_record = np.empty(len(lists.of_gaussian) if keep else 0, np.int32)
         self.took = np.empty(len(lists.of_gaussian) if keep else 0, np.uint64)
         self.bits = np.empty(lists.first_pair[-1] if keep else 0, np.uint16)
@@ -128,13 +128,13 @@ class _Picture:
         cpu_blend.blend(
             get_num_threads(), lists.footprints, camera.columns, lists.first_entry, lists.first_pair, lists.of_gaussian,
             lists.first_record, self.of_record, self.took, self.bits, self.used, self.color, self.depth, self.alpha,
-            self.remains, self.first,
+            self.remains, self.layers,
         )  # fmt: skip
 
 
 class _Rasterize(torch.autograd.Function):
     """(means, quats, scales, opacities, up to three colours, probe) -> colours [h, w, c], expected depth, alpha, radii
-    and, where no gradients are wanted, first depths. The probe carries the centres out and their gradients back, as
+    and, where no gradients are wanted, layers. The probe carries the centres out and their gradients back, as
     gsplat's means2d does."""
 
     @staticmethod
@@ -159,12 +159,12 @@ class _Rasterize(torch.autograd.Function):
             ctx.kept = (arrays, camera, lists, picture)
             ctx.probe, ctx.absgrad, ctx.inputs = probe, absgrad, (means, quats, scales, opacities, colors)
         ctx.set_materialize_grads(False)
-        radii, first = torch.from_numpy(lists.radii[:n]), torch.from_numpy(picture.first)
-        ctx.mark_non_differentiable(radii, first)
+        radii, layers = torch.from_numpy(lists.radii[:n]), torch.from_numpy(picture.layers)
+        ctx.mark_non_differentiable(radii, layers)
         # a copy: the way back reads the depth again, whatever the caller does to his
         depth = picture.depth.copy() if keep else picture.depth
         drawn = (torch.from_numpy(a).to(means.dtype) for a in (picture.color, depth, picture.alpha))
-        return (*drawn, radii, first)
+        return (*drawn, radii, layers)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -42,7 +42,7 @@ from skyfall_ns.models.rasterizers.lanes import (
     splat,
     store,
 )
-from skyfall_ns.models.rasterizers.types import FIRST_LEFT
+from skyfall_ns.models.rasterizers.types import DEEP_LEFT, HALF_LEFT
 
 PIXELS = 16  # of a block
 SIDE = 4
@@ -50,7 +50,7 @@ TILE_PX = BLOCKS * SIDE
 TILE_BLOCKS = BLOCKS * BLOCKS
 ALPHA_MAX = 0.999
 STOP = 1e-4
-LEFT, C_RED, C_GREEN, C_BLUE, C_DEPTH, FIRST, STATES = range(7)
+LEFT, C_RED, C_GREEN, C_BLUE, C_DEPTH, HALF, DEEP, STATES = range(8)
 _BYTES = np.array([sum(1 << (BLOCKS * row) for row in range(rows)) for rows in range(BLOCKS + 1)], np.uint64)
 _BINS = 512
 _AHEAD = 4  # entries; the cache needs about as long to fetch what the next ones read
@@ -105,7 +105,7 @@ def offsets(shape, places, columns, rows, block):
 
 
 @njit(cache=True, forceinline=True)
-def _blend_gaussian(footprints, gaussian, mask, column, row, places, state, bits, pair, firsts):
+def _blend_gaussian(footprints, gaussian, mask, column, row, places, state, bits, pair, layered):
     """One Gaussian over its blocks: (blocks in which it took part, blocks that are full now, next pair)."""
     shape, columns, rows = footprint_lanes(footprints, gaussian, column, row)
     place = gaussian * FOOTPRINT
@@ -126,9 +126,10 @@ def _blend_gaussian(footprints, gaussian, mask, column, row, places, state, bits
         after = left - part
         passed = seen & (after > STOP)
         weight = choose(passed, part, 0.0)
-        if firsts:
-            there = here + FIRST * PIXELS
-            store(state, there, choose(passed & (left > FIRST_LEFT), depth, load(state, there)))
+        if layered:
+            half, deep = here + HALF * PIXELS, here + DEEP * PIXELS
+            store(state, half, choose(passed & (left > HALF_LEFT), depth, load(state, half)))
+            store(state, deep, choose(passed & (left > DEEP_LEFT), depth, load(state, deep)))
         left = choose(passed, after, choose(seen & (after <= STOP), below_zero(left), left))
         store(state, here, left)
         store(state, here + PIXELS, fma(weight, red, load(state, here + PIXELS)))
@@ -136,7 +137,7 @@ def _blend_gaussian(footprints, gaussian, mask, column, row, places, state, bits
         store(state, here + 3 * PIXELS, fma(weight, blue, load(state, here + 3 * PIXELS)))
         store(state, here + 4 * PIXELS, fma(weight, depth, load(state, here + 4 * PIXELS)))
         which = bits_of(passed)
-        if not firsts:
+        if not layered:
             bits[pair] = which
             some = np.uint64(which != 0)
             pair += np.int64(some)
@@ -161,7 +162,7 @@ def _begin(state, column, row, width, height):
 
 
 @njit(cache=True)
-def _finish(state, column, row, color, depth, alpha, remains, first):
+def _finish(state, column, row, color, depth, alpha, remains, layers):
     """The tile's pixels into the picture."""
     height, width = alpha.shape
     for y in range(row * TILE_PX, min((row + 1) * TILE_PX, height)):
@@ -174,8 +175,8 @@ def _finish(state, column, row, color, depth, alpha, remains, first):
                 color[y, x, channel] = state[here + (1 + channel) * PIXELS]
             expected = state[here + C_DEPTH * PIXELS] / drawn if drawn > 0 else np.float32(0.0)
             depth[y, x], alpha[y, x], remains[y, x] = expected, drawn, left
-            if first.shape[0]:
-                first[y, x] = state[here + FIRST * PIXELS]
+            if layers.shape[1]:
+                layers[0, y, x], layers[1, y, x] = state[here + HALF * PIXELS], state[here + DEEP * PIXELS]
 
 
 @njit(cache=True)
@@ -189,10 +190,10 @@ def _put_in_order(footprints, gaussians, near, keys, other, bins):
 @njit(cache=True, error_model="numpy")
 def _blend_tiles(
     counter, longest, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits,
-    used, color, depth, alpha, remains, first,
+    used, color, depth, alpha, remains, layers,
 ):  # fmt: skip
     height, width = alpha.shape
-    firsts = first.shape[0] > 0
+    layered = layers.shape[1] > 0
     keys, other, bins = np.empty(longest, np.uint64), np.empty(longest, np.uint64), np.empty(_BINS, np.int64)
     near, state = np.empty(longest, np.uint32), room(TILE_BLOCKS * STATES * PIXELS)
     places = room(PLACES.size)
@@ -210,30 +211,30 @@ def _blend_tiles(
             prefetch(footprints, np.int64(of_gaussian[min(entry + _AHEAD, end - 1)]) * FOOTPRINT, 0)
             mask = block_mask(footprints, gaussian, column, row) & open_blocks
             part, full, pair = _blend_gaussian(
-                footprints, gaussian, mask, column, row, places, state, bits, pair, firsts
+                footprints, gaussian, mask, column, row, places, state, bits, pair, layered
             )
             open_blocks &= ~full
-            if not firsts:
+            if not layered:
                 took[entry], of_record[entry] = part, record_in(footprints, first_record, gaussian, column, row)
         used[tile] = pair - first_pair[tile]
-        _finish(state, column, row, color, depth, alpha, remains, first)
+        _finish(state, column, row, color, depth, alpha, remains, layers)
         tile = claim(counter)
 
 
 @njit(parallel=True, cache=True)
 def blend(
     threads, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits, used,
-    color, depth, alpha, remains, first,
+    color, depth, alpha, remains, layers,
 ):  # fmt: skip
     """Draw all tiles: `color` [h, w, up to 3], `depth` (expected), `alpha` and `remains` (the transmittance) [h, w];
-    lists of Gaussians are put in order. With `first` [h, w] the first depth is told (see Rendering); with `first`
-    [0, 0], what the way back asks for: each entry's record, the blocks in which it took part, lanes of those pairs
-    (from the tile's first pair on), and how many pairs each tile used."""
+    lists of Gaussians are put in order. With `layers` [2, h, w] the half and deep depths are told (see Rendering);
+    with `layers` [2, 0, 0], what the way back asks for: each entry's record, the blocks in which it took part, lanes of
+    those pairs (from the tile's first pair on), and how many pairs each tile used."""
     counter, longest = np.zeros(1, np.int64), 0
     for tile in range(first_entry.shape[0] - 1):
         longest = max(longest, first_entry[tile + 1] - first_entry[tile])
     for _ in prange(threads):
         _blend_tiles(
             counter, longest, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took,
-            bits, used, color, depth, alpha, remains, first,
+            bits, used, color, depth, alpha, remains, layers,
         )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 from jaxtyping import Float
 from torch import Tensor
 
-FIRST_LEFT = 0.3  # of the light; with one half, roofs of trained splats are too wide (docs/architecture.md)
+HALF_LEFT, DEEP_LEFT = 0.5, 0.15  # of the light: where half of it is left, and where a surface has stopped most of it
 EPS_2D = 0.1  # pixels² added to every footprint (Skyfall-GS' kernel size)
 NEAR, FAR = 0.01, 1e10
 
@@ -25,9 +25,9 @@ class Gaussians:
 class Rendering:
     """A picture over nothing: `color` is not divided by alpha, `depth` is (expected depth, 0 where alpha is 0).
 
-    `first_depth` is the depth of the Gaussian that brings the transmittance down to FIRST_LEFT, or of the last one (0
-    where there is none): sharp at edges, without gradients. Only the CPU rasterizer tells it, and only where no
-    gradients are wanted.
+    `layers` are the depths of the Gaussians that bring the transmittance down to HALF_LEFT and to DEEP_LEFT, or of the
+    last one (0 where there is none): sharp at edges, without gradients. Only the CPU rasterizer tells them, and only
+    where no gradients are wanted.
     `info` holds what gsplat's strategies ask for: means2d [1, n, 2] (with .grad, and .absgrad if asked for, after the
     backward pass), radii [1, n] int32 px, width, height, n_cameras, gaussian_ids."""
 
@@ -35,11 +35,16 @@ class Rendering:
     depth: Float[Tensor, "h w"]
     alpha: Float[Tensor, "h w"]
     info: dict[str, Any] = field(default_factory=dict)
-    first_depth: Float[Tensor, "h w"] | None = None
+    layers: Float[Tensor, "2 h w"] | None = None
 
-    def sharp_depth(self) -> Float[Tensor, "h w"]:
-        """The first depth where it is told, the expected depth otherwise."""
-        return self.depth if self.first_depth is None else self.first_depth
+    def sharp_depth(self, apart: float) -> Float[Tensor, "h w"]:
+        """Where layers are told: the half depth, or the deep one where it lies more than `apart` behind, because what
+        lets 15 % of the light through to another surface is a rim that reaches too far (measured:
+        docs/architecture.md). The expected depth otherwise."""
+        if self.layers is None:
+            return self.depth
+        half, deep = self.layers
+        return half.where(deep - half <= apart, deep)
 
 
 class ViewLike(Protocol):

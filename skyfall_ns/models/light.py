@@ -1,0 +1,114 @@
+"""Light: what sun, sky, haze and sensor do to colours in an image, computed on light itself and not on its gamma code.
+
+    seen = (gain * albedo * (sky * (0.6 + 0.4 n_z) + lit * max(n . s, 0)) / (sky + s_z) + haze) ** (1 / 2.2)
+
+albedo is the splat's colour decoded with the power 2.2 that the tone curve encodes with, n its normal, s the direction
+to the sun, lit whether the sun reaches it; level ground in the sun keeps its colour. 0.6 + 0.4 n_z is the light of an
+even sky and of ground that throws back a fifth (Liu and Jordan, 1963).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from skyfall_ns.models.appearance import Appearance
+
+GAMMA = 2.2  # of data.tone's curve
+SKY_START = 0.3  # of the sun's light on a surface that faces it: clear air
+DARKEST = 1e-3  # light below this has no colour worth a gradient
+
+Direction = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one image looks: log gain, haze and log sky light per channel, the image's embedding (None without one), and
+    the direction to its sun in the local frame (None: even light)."""
+
+    log_gain: Float[Tensor, "3"]
+    haze: Float[Tensor, "3"]
+    log_sky: Float[Tensor, "3"]
+    embedding: Float[Tensor, "32"] | None
+    sun: Direction | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What can be fitted to an image."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sun"}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def towards(self, other: "Look", share: float) -> "Look":
+        """The look `share` of the way (0..1) to another; the sun is the nearer one's."""
+        theirs = other.tensors()
+        mixed = {name: torch.lerp(value, theirs[name], share) for name, value in self.tensors().items()}
+        return replace(self, **mixed, sun=self.sun if share < 0.5 else other.sun)
+
+
+class Looks(nn.Module):
+    """The looks of all training images."""
+
+    def __init__(self, suns: Sequence[Direction | None], embedded: bool) -> None:
+        super().__init__()
+        n = len(suns)
+        self.suns = tuple(suns)
+        self.log_gain, self.haze = nn.Parameter(torch.zeros(n, 3)), nn.Parameter(torch.zeros(n, 3))
+        self.log_sky = nn.Parameter(torch.full((n, 3), SKY_START).log())
+        self.appearance = Appearance(n) if embedded else None
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by optimizer."""
+        groups = {"looks": [self.log_gain, self.haze, self.log_sky]}
+        if self.appearance is not None:
+            groups["image_embeddings"] = [self.appearance.images]
+            groups["appearance"] = list(self.appearance.mlp.parameters())
+        return groups
+
+    def of(self, image: int) -> Look:
+        """The look of a training image."""
+        embedding = None if self.appearance is None else self.appearance.images[image]
+        return Look(self.log_gain[image], self.haze[image], self.log_sky[image], embedding, self.suns[image])
+
+    def canonical(self, sun: Direction | None = None) -> Look:
+        """The mean of all looks, under a given sun or in even light."""
+        embedding = None if self.appearance is None else self.appearance.canonical()
+        return Look(self.log_gain.mean(0), self.haze.mean(0), self.log_sky.mean(0), embedding, sun)
+
+
+def sunlight(
+    normals: Float[Tensor, "n 3"] | None, lit: Float[Tensor, " n"] | None, sun: Direction, sky: Float[Tensor, "3"]
+) -> Float[Tensor, "n 3"]:
+    """Light on surfaces relative to level ground in the sun; without normals all surfaces are level, without `lit` the
+    sun reaches all."""
+    direct = sun[2] if normals is None else (normals @ normals.new_tensor(sun)).clamp_min(0)
+    if lit is not None:
+        direct = direct * lit
+    open_sky = 1.0 if normals is None else 0.6 + 0.4 * normals[:, 2:]
+    direct = direct[:, None] if isinstance(direct, Tensor) else direct
+    return (sky * open_sky + direct) / (sky + sun[2])
+
+
+def encode(light: Tensor) -> Tensor:
+    """Light to colours as pictures have them; linear below DARKEST, so that black keeps a gradient."""
+    above = light.clamp_min(DARKEST) ** (1 / GAMMA)
+    return above + (light - DARKEST).clamp_max(0) * (DARKEST ** (1 / GAMMA - 1) / GAMMA)
+
+
+def decode(colors: Tensor) -> Tensor:
+    """Colours to light; negative ones are black."""
+    return colors.clamp_min(0) ** GAMMA
+
+
+def seen(colors: Float[Tensor, "n 3"], light: Float[Tensor, "n 3"] | None, look: Look) -> Float[Tensor, "n 3"]:
+    """Colours of splats as an image with this look shows them."""
+    reflected = decode(colors)
+    if light is not None:
+        reflected = reflected * light
+    return encode(look.log_gain.exp() * reflected + look.haze)
+
+
+def normals_of(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3"]:
+    """Third axis of each splat, which is its thin one at the start; quaternions wxyz, of any length."""
+    w, x, y, z = nn.functional.normalize(quats, dim=-1).unbind(-1)
+    return torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], -1)

@@ -1,0 +1,29 @@
+"""The viewer's panel "look": light and season of free views, from one image's to another's."""
+
+from collections.abc import Sequence
+
+from nerfstudio.viewer.viewer_elements import ViewerDropdown, ViewerSlider
+from torch import nn
+
+from skyfall_ns.models.light import Look, Looks
+
+MEAN = "mean of all images"
+
+
+class LookPanel(nn.Module):
+    """Two choices and a slider between them; a module because the viewer looks for its elements in modules."""
+
+    def __init__(self, image_names: Sequence[str]) -> None:
+        super().__init__()
+        options = [MEAN, *image_names]
+        self.first = ViewerDropdown("Look", MEAN, options)
+        self.second = ViewerDropdown("Blend with", MEAN, options)
+        self.share = ViewerSlider("Share of the second", 0.0, 0.0, 1.0, 0.05)
+
+    def look(self, looks: Looks) -> Look:
+        """The look that the panel asks for."""
+        first, second = (
+            looks.canonical() if choice.value == MEAN else looks.of(choice.options.index(choice.value) - 1)
+            for choice in (self.first, self.second)
+        )
+        return first.towards(second, self.share.value)
