@@ -1,10 +1,12 @@
-"""Light: what sun, sky, haze and sensor do to colours in an image, computed on light itself and not on its gamma code.
+"""Light: what sun, sky, haze and sensor do to colours in an image.
 
-    seen = (gain * albedo * (sky * (0.6 + 0.4 n_z) + lit * max(n . s, 0)) / (sky + s_z) + haze) ** (1 / 2.2)
+    light = gain * albedo * (sky * (0.6 + 0.4 n_z) + lit * max(n . s, 0)) / (sky + s_z) + haze
 
 albedo is the splat's colour decoded with the power 2.2 that the tone curve encodes with, n its normal, s the direction
 to the sun, lit whether the sun reaches it; level ground in the sun keeps its colour. 0.6 + 0.4 n_z is the light of an
-even sky and of ground that throws back a fifth (Liu and Jordan, 1963).
+even sky and of ground that throws back a fifth (Liu and Jordan, 1963). Splats are blended as light, because a sensor's
+pixel adds up light, and the picture is encoded afterwards: blended as colours, bright roofs would have to be drawn too
+wide.
 """
 
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from skyfall_ns.models.appearance import Appearance
 GAMMA = 2.2  # of data.tone's curve
 SKY_START = 0.3  # of the sun's light on a surface that faces it: clear air
 DARKEST = 1e-3  # light below this has no colour worth a gradient
+THINNEST = 1e-3  # alpha below this is nothing
 
 Direction = tuple[float, float, float]
 
@@ -101,11 +104,17 @@ def decode(colors: Tensor) -> Tensor:
 
 
 def seen(colors: Float[Tensor, "n 3"], light: Float[Tensor, "n 3"] | None, look: Look) -> Float[Tensor, "n 3"]:
-    """Colours of splats as an image with this look shows them."""
+    """The light that comes from splats to a sensor with this look."""
     reflected = decode(colors)
     if light is not None:
         reflected = reflected * light
-    return encode(look.log_gain.exp() * reflected + look.haze)
+    return look.log_gain.exp() * reflected + look.haze
+
+
+def picture(light: Float[Tensor, "h w 3"], alpha: Float[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
+    """Blended light as colours, still multiplied by alpha."""
+    cover = alpha[..., None]
+    return cover * encode(light / cover.clamp_min(THINNEST))
 
 
 def normals_of(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3"]:

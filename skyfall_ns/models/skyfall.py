@@ -1,6 +1,7 @@
 """The splat model: Splatfacto's place in the host, exact satellite views, heights tied to the scene's surface."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from skyfall_ns.models.fit import fit_look
 from skyfall_ns.models.growth import growth_of
 from skyfall_ns.models.harmonics import SH_C0, directional, sight
 from skyfall_ns.models.heights import STEP_M, HeightTarget, height_m, nadir_over
-from skyfall_ns.models.light import Direction, Look, Looks, normals_of, seen, sunlight
+from skyfall_ns.models.light import Direction, Look, Looks, encode, normals_of, picture, seen, sunlight
 from skyfall_ns.models.metrics import halves, image_scores
 from skyfall_ns.models.panel import LookPanel
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
@@ -85,7 +86,7 @@ class SkyfallModel(SplatfactoModel):
     @property
     def colors(self) -> Tensor:
         """Canonical RGB of each splat, for the viewer and exports."""
-        return self.seen_colors(self.base_colors(), self.looks.canonical(), None).clamp(0, 1)
+        return encode(self.seen_light(self.base_colors(), self.looks.canonical(), None)).clamp(0, 1)
 
     @property
     def shs_0(self) -> Tensor:
@@ -152,24 +153,26 @@ class SkyfallModel(SplatfactoModel):
         """Draw a view with the look of a training image (None: the canonical look, lit by `sun`), or with any look."""
         if look is None:
             look = self.looks.canonical(sun) if image is None else self.looks.of(image)
-        colors = self.seen_colors(self.base_colors(view), look, image)
+        light = self.seen_light(self.base_colors(view), look, image)
         splats = self.gaussians(keep)
         means = bend(splats.means, view)
         if self.shift is not None and image is not None and view.projection == "parallel":
             means = shifted(means, view, self.shift(image))
         bent = Gaussians(means, splats.quats, splats.scales, splats.opacities)
-        return pick_rasterizer(self.means.device)(bent, colors if keep is None else colors[keep], view, absgrad=absgrad)
+        draw = pick_rasterizer(self.means.device)
+        drawn = draw(bent, light if keep is None else light[keep], view, absgrad=absgrad)
+        return replace(drawn, color=picture(drawn.color, drawn.alpha))
 
-    def seen_colors(self, base: Float[Tensor, "n 3"], look: Look, image: int | None) -> Float[Tensor, "n 3"]:
-        """Base colours as a look shows them; `image` tells whose shadows may be reused."""
+    def seen_light(self, base: Float[Tensor, "n 3"], look: Look, image: int | None) -> Float[Tensor, "n 3"]:
+        """The light of splats with base colours under a look; `image` tells whose shadows may be reused."""
         light = None
         if look.sun is not None and (self.config.shadows or self.config.shading):
             normals = normals_of(self.quats) if self.config.shading else None
             light = sunlight(normals, self._lit(look.sun, image), look.sun, look.log_sky.exp())
-        colors = seen(base, light, look)
+        light = seen(base, light, look)
         if self.looks.appearance is None or look.embedding is None:
-            return colors
-        return self.looks.appearance(base, self.gauss_params["embeddings"], look.embedding)(colors)
+            return light
+        return self.looks.appearance(base, self.gauss_params["embeddings"], look.embedding)(light)
 
     def _lit(self, sun: Direction, image: int | None) -> Tensor | None:
         if not self.config.shadows:

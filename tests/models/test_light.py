@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skyfall_ns.models.fit import fit_look
-from skyfall_ns.models.light import DARKEST, GAMMA, Looks, decode, encode, normals_of, seen, sunlight
+from skyfall_ns.models.light import DARKEST, GAMMA, Looks, decode, encode, normals_of, picture, seen, sunlight
 
 SUN = (0.6, 0.0, 0.8)
 SKY = torch.tensor([0.2, 0.3, 0.4])
@@ -39,7 +39,7 @@ def test_gamma_code_is_undone_and_black_keeps_a_gradient():
 
 def test_whites_stay_white_and_keep_their_gradient():
     colors = torch.full((1, 3), 1.4, requires_grad=True)
-    out = seen(colors, None, Looks([None], embedded=False).of(0))
+    out = encode(seen(colors, None, Looks([None], embedded=False).of(0)))
     out.sum().backward()
     torch.testing.assert_close(out.detach(), colors.detach())
     torch.testing.assert_close(colors.grad, torch.ones(1, 3))
@@ -72,12 +72,21 @@ def test_a_look_is_found_again_from_half_a_picture():
     with torch.no_grad():
         looks.log_gain[0] = torch.tensor([0.3, -0.2, 0.1])
         looks.haze[0] = torch.tensor([0.02, 0.04, 0.08])
-    target = seen(albedo, None, looks.of(0)).detach()
+    target = encode(seen(albedo, None, looks.of(0))).detach()
     mask = torch.zeros(32, 40, 1)
     mask[:, :20] = 1
     start = Looks([None], embedded=False).of(0)
     spoilt = torch.where(mask > 0, target, torch.rand_like(target))
-    found = fit_look(lambda look: seen(albedo, None, look), start, spoilt, mask)
-    error = (seen(albedo, None, found) - target)[:, 20:].abs().mean()
-    assert error < 0.1 * (seen(albedo, None, start) - target)[:, 20:].abs().mean()
+    found = fit_look(lambda look: encode(seen(albedo, None, look)), start, spoilt, mask)
+    error = (encode(seen(albedo, None, found)) - target)[:, 20:].abs().mean()
+    assert error < 0.1 * (encode(seen(albedo, None, start)) - target)[:, 20:].abs().mean()
     assert not found.log_gain.requires_grad
+
+
+def test_half_a_white_pixel_is_as_bright_as_a_sensor_says():
+    """Half of the light of white over black is 0.73 of white in a picture, not 0.5."""
+    white = torch.ones(1, 1, 3)
+    torch.testing.assert_close(picture(0.5 * white, torch.ones(1, 1)), 0.5 ** (1 / GAMMA) * white)
+    torch.testing.assert_close(picture(0.5 * white, torch.full((1, 1), 0.5)), 0.5 * white)  # half of a white thing
+    nothing = picture(torch.zeros(1, 1, 3), torch.zeros(1, 1))
+    assert torch.equal(nothing, torch.zeros(1, 1, 3))
