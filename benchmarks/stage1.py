@@ -49,7 +49,8 @@ def call(*command: object) -> None:
     program, *words = map(str, command)
     done = subprocess.run([Path(sys.executable).parent / program, *words], capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{program}: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")
+        lines = [line.strip("│ ") for line in (done.stdout + done.stderr).splitlines() if re.search(r"\w", line)]
+        raise RuntimeError(f"{program}: {lines[-1] if lines else 'no message'}")
 
 
 def measured(scene: Path, folder: Path, flags: list[str], reference: Path | None, truth: Path | None) -> dict[str, Any]:
