@@ -2,16 +2,20 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
+from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
 from skyfall_ns.models.view import DEPTH_OFFSET, View, nadir_view
 
 MANY_VIEWS = 5  # so many images know better than stereo where a wall is; fewer do not (measured: docs/architecture.md)
 RIM_M, STEP_M = 2.0, 1.5  # how far a wall may be off; heights that differ by more have a wall between them
+APART_M, NEAR_M = 2.0, 0.3  # see Rendering.sharp_depth
+FINER = 3  # heights are read in the middle of each cell, from cells so much smaller: a cell's own would blur its edges
 
 
 def height_m(depth: Float[Tensor, "*n"], on_model: SceneOnModel) -> Float[Tensor, "*n"]:
@@ -23,6 +27,28 @@ def nadir_over(on_model: SceneOnModel, x_min_m: float, y_max_m: float, cell_m: f
     """The nadir view of a north-up grid given in local metres."""
     s, centre = on_model.scale, on_model.centre_m
     return nadir_view((x_min_m - centre[0]) * s, (y_max_m - centre[1]) * s, cell_m * s, width, height)
+
+
+@torch.no_grad()
+def draw_heights(
+    splats: Gaussians, on_model: SceneOnModel, x_min_m: float, y_max_m: float, cell_m: float, width: int, height: int,
+    tile: int = 680,
+) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:  # fmt: skip
+    """Heights (local metres) and alpha in the middle of each cell of a north-up grid, seen from straight above, tile by
+    tile; drawn on the CPU whatever the device, so that a scene has the same heights everywhere."""
+    splats = Gaussians(splats.means.cpu(), splats.quats.cpu(), splats.scales.cpu(), splats.opacities.cpu())
+    nothing, draw, middle = torch.zeros(len(splats.means), 0), pick_rasterizer("cpu"), FINER // 2
+    heights, alphas = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+    for row in range(0, height, tile):
+        for column in range(0, width, tile):
+            part = (slice(row, min(row + tile, height)), slice(column, min(column + tile, width)))
+            west, north = x_min_m + column * cell_m, y_max_m - row * cell_m
+            size = FINER * (part[1].stop - column), FINER * (part[0].stop - row)
+            drawn = draw(splats, nothing, nadir_over(on_model, west, north, cell_m / FINER, *size))
+            depth = drawn.sharp_depth(APART_M * on_model.scale, NEAR_M * on_model.scale)
+            heights[part] = height_m(depth[middle::FINER, middle::FINER], on_model).numpy()
+            alphas[part] = drawn.alpha[middle::FINER, middle::FINER].numpy()
+    return heights, alphas
 
 
 def rims(heights: Float[Tensor, "h w"], cell_m: float) -> Bool[Tensor, "h w"]:

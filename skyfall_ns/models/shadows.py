@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skyfall_ns.models.heights import STEP_M
+from skyfall_ns.models.heights import APART_M, NEAR_M
 from skyfall_ns.models.rasterizers import Rendering
 from skyfall_ns.models.view import View
 
@@ -97,7 +97,7 @@ class Shadows:
         with torch.no_grad():
             low, high = means.amin(0), means.amax(0)
             view = sun_view(torch.tensor(direction), low.cpu(), high.cpu(), CELL_M * self._scale)
-            depth = draw(view).sharp_depth(STEP_M * self._scale)
+            depth = draw(view).sharp_depth(APART_M * self._scale, NEAR_M * self._scale)
             lit = sunlit(means, depth, view, SHARPNESS_PER_M / self._scale, FORGIVEN_M * self._scale)
         self._lit[key] = (means.shape[0], step, lit)
         return lit

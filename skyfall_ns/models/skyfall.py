@@ -22,7 +22,7 @@ from skyfall_ns.models.filter3d import SmoothingFilter, apply_filter
 from skyfall_ns.models.fit import fit_look
 from skyfall_ns.models.growth import growth_of
 from skyfall_ns.models.harmonics import SH_C0, directional, sight
-from skyfall_ns.models.heights import STEP_M, HeightTarget, height_m, nadir_over
+from skyfall_ns.models.heights import HeightTarget, draw_heights, height_m
 from skyfall_ns.models.light import Direction, Look, Looks, encode, normals_of, picture, seen, sunlight
 from skyfall_ns.models.metrics import halves, image_scores
 from skyfall_ns.models.panel import LookPanel
@@ -301,25 +301,11 @@ class SkyfallModel(SplatfactoModel):
         rows = self.shift.all().tolist()
         return {name: (col, row) for name, (col, row) in zip(self.on_model.image_names, rows, strict=True)}
 
-    @torch.no_grad()
     def render_heights(
-        self, x_min_m: float, y_max_m: float, resolution_m: float, width: int, height: int, tile: int = 2048
+        self, x_min_m: float, y_max_m: float, resolution_m: float, width: int, height: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Heights (local metres) and alpha "h w" over a north-up grid, seen from straight above, tile by tile; drawn on
-        the CPU whatever the device, so that a scene has the same heights everywhere."""
-        splats = self.gaussians()
-        splats = Gaussians(splats.means.cpu(), splats.quats.cpu(), splats.scales.cpu(), splats.opacities.cpu())
-        nothing, draw = torch.zeros(self.num_points, 0), pick_rasterizer("cpu")
-        heights, alphas = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-        for row in range(0, height, tile):
-            for column in range(0, width, tile):
-                part = (slice(row, min(row + tile, height)), slice(column, min(column + tile, width)))
-                west, north = x_min_m + column * resolution_m, y_max_m - row * resolution_m
-                size = part[1].stop - column, part[0].stop - row
-                drawn = draw(splats, nothing, nadir_over(self.on_model, west, north, resolution_m, *size))
-                heights[part] = height_m(drawn.sharp_depth(STEP_M * self.on_model.scale), self.on_model).numpy()
-                alphas[part] = drawn.alpha.numpy()
-        return heights, alphas
+        """Heights (local metres) and alpha "h w" over a north-up grid; see `models.heights.draw_heights`."""
+        return draw_heights(self.gaussians(), self.on_model, x_min_m, y_max_m, resolution_m, width, height)
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]

@@ -245,12 +245,12 @@ def test_no_gradient_no_memory_of_it():
 
 
 def test_half_and_deep_depths_are_where_the_light_stops():
-    """Three wide sheets of alpha 0.6, 0.5 and 0.9: the first leaves 0.4 of the light, all three less than 0.15."""
+    """Three wide sheets of alpha 0.6, 0.4 and 0.9: the first leaves 0.4 of the light, two 0.24, all three 0.024."""
     view = parallel()
     z = torch.tensor([1.0, 0.0, -1.0])  # depth falls with height
     means = torch.stack([torch.zeros(3), torch.zeros(3), z], -1)
     sheets = Gaussians(
-        means, torch.tensor([[1.0, 0, 0, 0]] * 3), torch.full((3, 3), 50.0), torch.tensor([0.6, 0.5, 0.9])
+        means, torch.tensor([[1.0, 0, 0, 0]] * 3), torch.full((3, 3), 50.0), torch.tensor([0.6, 0.4, 0.9])
     )
     with torch.no_grad():
         drawn = pick_rasterizer("cpu")(sheets, torch.zeros(3, 0), view)
@@ -260,7 +260,8 @@ def test_half_and_deep_depths_are_where_the_light_stops():
     everywhere = [depth.expand(view.height, view.width) for depth in depths]
     torch.testing.assert_close(drawn.layers, torch.stack([everywhere[0], everywhere[2]]))
     apart = float(depths[2] - depths[0])
-    torch.testing.assert_close(drawn.sharp_depth(1.01 * apart), everywhere[0])
-    torch.testing.assert_close(drawn.sharp_depth(0.99 * apart), everywhere[2])
-    torch.testing.assert_close(last.sharp_depth(0.1), everywhere[0])
-    assert 0.4 < HALF_LEFT < 1 and 0.02 < DEEP_LEFT < 0.2
+    torch.testing.assert_close(drawn.sharp_depth(1.01 * apart, 0.01), everywhere[0])
+    torch.testing.assert_close(drawn.sharp_depth(0.99 * apart, 0.01), everywhere[2])
+    torch.testing.assert_close(drawn.sharp_depth(0.99 * apart, 2.0), drawn.depth)
+    torch.testing.assert_close(last.sharp_depth(0.1, 0.01), everywhere[0])
+    assert 0.4 < HALF_LEFT < 1 and 0.2 < DEEP_LEFT < 0.4

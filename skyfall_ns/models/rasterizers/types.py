@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 from jaxtyping import Float
 from torch import Tensor
 
-HALF_LEFT, DEEP_LEFT = 0.5, 0.15  # of the light: where half of it is left, and where a surface has stopped most of it
+HALF_LEFT, DEEP_LEFT = 0.5, 0.22  # of the light: where half of it is left, and where a surface has stopped most of it
 EPS_2D = 0.1  # pixels² added to every footprint (Skyfall-GS' kernel size)
 NEAR, FAR = 0.01, 1e10
 
@@ -37,14 +37,16 @@ class Rendering:
     info: dict[str, Any] = field(default_factory=dict)
     layers: Float[Tensor, "2 h w"] | None = None
 
-    def sharp_depth(self, apart: float) -> Float[Tensor, "h w"]:
+    def sharp_depth(self, apart: float, near: float) -> Float[Tensor, "h w"]:
         """Where layers are told: the half depth, or the deep one where it lies more than `apart` behind, because what
-        lets 15 % of the light through to another surface is a rim that reaches too far (measured:
-        docs/architecture.md). The expected depth otherwise."""
+        lets a fifth of the light through to another surface is a rim that reaches too far; and the expected depth where
+        it lies within `near` of that, because it is the smoothest (measured: docs/stage1.md). Else the expected depth.
+        """
         if self.layers is None:
             return self.depth
         half, deep = self.layers
-        return half.where(deep - half <= apart, deep)
+        sharp = half.where(deep - half <= apart, deep)
+        return self.depth.where((self.depth - sharp).abs() < near, sharp)
 
 
 class ViewLike(Protocol):
