@@ -26,10 +26,20 @@ from rasterizer import machine
 VARIANTS: dict[str, list[str]] = {
     "default": [],
     "default, another seed": ["--machine.seed", "1"],
-    "no growth": ["--pipeline.model.growth", "none"],
-    "no shadows": ["--pipeline.model.shadows", "False"],
-    "fast": ["skyfall-fast"],
+    "no depth supervision": ["--pipeline.depth.prior", "none"],
     "no surface term": ["--pipeline.model.surface-weight", "0"],
+    "no shading": ["--pipeline.model.shading", "False"],
+    "no shadows": ["--pipeline.model.shadows", "False"],
+    "no growth": ["--pipeline.model.growth", "none"],
+    "growth by relocation": ["--pipeline.model.growth", "relocate", "--pipeline.model.cull-alpha-thresh", "0.1"],
+    "embeddings": ["--pipeline.model.appearance", "embedding"],
+    "opacity entropy, weight 0.01": ["--pipeline.model.entropy-weight", "0.01"],
+    "opacity entropy, weight 10 (Skyfall-GS)": ["--pipeline.model.entropy-weight", "10"],
+    "sparsity 0.1 (EOGS)": ["--pipeline.model.sparsity-weight", "0.1"],
+    "sheared views (EOGS)": ["--pipeline.model.shear-weight", "1"],
+    "3D filter": ["--pipeline.model.filter-3d", "True"],
+    "pose shift": ["--pipeline.model.pose-shift", "True"],
+    "fast": ["skyfall-fast"],
 }
 
 ELEVATIONS = ("60", "45", "20")

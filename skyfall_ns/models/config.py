@@ -38,7 +38,8 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     pose_shift_weight: float = 0.001
     """Weight of the mean squared shift, per square pixel."""
     surface_weight: float = 0.2
-    """Weight per metre of the distance between rendered heights and the scene's dense surface; 0 turns it off."""
+    """Weight per metre of the distance between rendered heights and the scene's dense surface, five times that with
+    fewer than five images; 0 turns the surface's terms off."""
     surface_every: int = 2
     """Steps between two looks at the surface."""
     smooth_weight: float = 0.02
@@ -64,9 +65,9 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     growth: Literal["none", "default", "relocate"] = "default"
     """How splats come and go: not at all; split, duplicated and pruned as gsplat's default strategy does; or faint ones
     moved onto opaque ones, their number constant (3DGS-MCMC)."""
-    warmup_length: int = 500
+    warmup_length: int = 200
     """Steps before growth begins."""
-    stop_split_at: int = 1000
+    stop_split_at: int = 500
     """Step at which growth ends."""
     cull_alpha_thresh: float = 0.02
     """Splats fainter than this are removed, or moved, while growth runs."""

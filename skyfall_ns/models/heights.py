@@ -13,6 +13,7 @@ from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
 from skyfall_ns.models.view import DEPTH_OFFSET, View, nadir_view
 
 MANY_VIEWS = 5  # so many images know better than stereo where a wall is; fewer do not (measured: docs/architecture.md)
+FEW_PULL = 5.0  # the term's weight is so many times larger with fewer: they explain themselves by moving heights
 RIM_M, STEP_M = 2.0, 1.5  # how far a wall may be off; heights that differ by more have a wall between them
 APART_M, NEAR_M = 2.0, 0.3  # see Rendering.sharp_depth
 FINER = 3  # heights are read in the middle of each cell, from cells so much smaller: a cell's own would blur its edges
@@ -65,11 +66,12 @@ def _highest(values: Float[Tensor, "h w"], reach: int) -> Float[Tensor, "h w"]:
 @dataclass(frozen=True)
 class HeightTarget:
     """The dense surface as a nadir view sees it: local metres, and weights (confidence, 0 where unknown). Near
-    walls many views decide by their colours, and the weight is 0."""
+    walls many views decide by their colours, and the weight is 0. `pull` is a factor for the whole term."""
 
     view: View
     surface_m: Float[Tensor, "h w"]
     weight: Float[Tensor, "h w"]
+    pull: float
 
     @classmethod
     def of(cls, on_model: SceneOnModel, device: torch.device) -> "HeightTarget | None":
@@ -81,7 +83,8 @@ class HeightTarget:
         heights = torch.from_numpy(surface.height_m).to(device)
         known = torch.isfinite(heights)
         weight = torch.from_numpy(surface.confidence).to(device) * known
-        if len(on_model.image_names) >= MANY_VIEWS:
+        many = len(on_model.image_names) >= MANY_VIEWS
+        if many:
             weight = weight * ~rims(heights, surface.resolution_m)
         view = nadir_over(on_model, surface.x_min_m, surface.y_max_m, surface.resolution_m, columns, rows)
-        return cls(view, torch.where(known, heights, torch.zeros_like(heights)), weight)
+        return cls(view, torch.where(known, heights, torch.zeros_like(heights)), weight, 1.0 if many else FEW_PULL)

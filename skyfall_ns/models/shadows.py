@@ -1,8 +1,10 @@
 """Cast shadows: which splats the sun reaches at an image's date (EOGS' largest gain), looked up in a depth map drawn
 from the sun's direction.
 
-A splat that lies behind what the sun sees by d metres keeps exp(-sharpness d) of the sun, sharpness 0.4 per metre as in
-EOGS. Shadows follow the splats without gradients: geometry is for stereo and photometry to find.
+A splat that lies behind what the sun sees by d metres keeps exp(-sharpness d) of the sun (EOGS, with 0.4 per metre).
+What the sun sees is where half of its light has stopped: read further back, roofs throw shadows that are too small
+(measured on a city: 0.25 dB of held-out images). Shadows follow the splats without gradients: geometry is for stereo
+and photometry to find.
 """
 
 import math
@@ -12,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skyfall_ns.models.heights import APART_M, NEAR_M
 from skyfall_ns.models.rasterizers import Rendering
 from skyfall_ns.models.view import View
 
@@ -97,7 +98,6 @@ class Shadows:
         with torch.no_grad():
             low, high = means.amin(0), means.amax(0)
             view = sun_view(torch.tensor(direction), low.cpu(), high.cpu(), CELL_M * self._scale)
-            depth = draw(view).sharp_depth(APART_M * self._scale, NEAR_M * self._scale)
-            lit = sunlit(means, depth, view, SHARPNESS_PER_M / self._scale, FORGIVEN_M * self._scale)
+            lit = sunlit(means, draw(view).half_depth(), view, SHARPNESS_PER_M / self._scale, FORGIVEN_M * self._scale)
         self._lit[key] = (means.shape[0], step, lit)
         return lit

@@ -274,8 +274,9 @@ class SkyfallModel(SplatfactoModel):
         drawn = self.render_depth(self._surface.view)
         heights = height_m(drawn.depth, self.on_model)
         seen = self._surface.weight * (drawn.alpha.detach() > 0.5)
+        weight = config.surface_weight * self._surface.pull
         return {
-            "surface": config.surface_weight * losses.surface_loss(heights, self._surface.surface_m, seen),
+            "surface": weight * losses.surface_loss(heights, self._surface.surface_m, seen),
             "smooth": config.smooth_weight * losses.total_variation(heights, self._surface.weight),
             "closed": config.closed_weight * losses.emptiness(drawn.alpha, self._surface.weight),
         }

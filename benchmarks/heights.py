@@ -1,0 +1,102 @@
+"""Ways to read the heights of a trained run, each against a reference DSM; writes a table to heights.md.
+
+    python benchmarks/heights.py CONFIG REFERENCE.tif [CONFIG REFERENCE.tif ...]
+
+Splats are soft: at a roof's rim some light passes to the street below, and its height is a matter of definition.
+"""
+
+import argparse
+import datetime
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from rasterizer import machine
+
+from skyfall_ns.export.dsm import Dsm
+from skyfall_ns.geo.dsm import compare_dsm
+from skyfall_ns.geo.frame import LocalFrame
+from skyfall_ns.geo.raster import Grid, read_raster
+from skyfall_ns.models.heights import APART_M, FINER, NEAR_M, height_m, nadir_over
+from skyfall_ns.models.rasterizers import Rendering, pick_rasterizer
+from skyfall_ns.models.skyfall import SkyfallModel
+from skyfall_ns.pipelines.loading import load_run
+
+CELL_M = 0.5
+TITLE = (
+    "# Reading heights\n\nWritten by `python benchmarks/heights.py CONFIG REFERENCE`. Metres, after one 3-D shift: "
+    "median of the differences, share within 1 m, mean, mean up to 1.5 m from height steps of the reference; seconds "
+    "of drawing on the CPU. The last row of each run is what `skyfall-export dsm` does.\n"
+)
+
+
+def ways(drawn: Rendering, scale: float) -> dict[str, Tensor]:
+    """Depth images by what they are."""
+    assert drawn.layers is not None
+    half, deep = drawn.layers
+    return {
+        "expected depth": drawn.depth,
+        "where half of the light has stopped": half,
+        "where most of the light has stopped": deep,
+        f"half, or most where {APART_M:g} m deeper": drawn.sharp_depth(APART_M * scale, 0.0),
+        f"the same, or the expected depth within {NEAR_M:g} m": drawn.sharp_depth(APART_M * scale, NEAR_M * scale),
+    }
+
+
+def draw(model: SkyfallModel, grid: Grid, finer: int) -> tuple[Rendering, float]:
+    """The run from above, `finer` pixels a cell, and the seconds that took (the second time: kernels are compiled)."""
+    view = nadir_over(
+        model.on_model, grid.x_min_m, grid.y_max_m, grid.resolution_m / finer, finer * grid.width, finer * grid.height
+    )
+    for _ in range(2):
+        start = time.perf_counter()
+        drawn = pick_rasterizer("cpu")(model.gaussians(), torch.zeros(model.num_points, 0), view)
+    return drawn, time.perf_counter() - start
+
+
+def rows(config: Path, reference: Path) -> list[str]:
+    """Lines of the table for one run."""
+    model = load_run(config)
+    frame, on_model = LocalFrame.from_dict(model.on_model.scene.frame), model.on_model
+    grid, truth = Grid.over(on_model.scene.box_m, CELL_M), read_raster(reference)
+    lines = [f"\n## {config.parent.parent.parent.name}, against {reference.name}\n"]
+    lines += ["| height | pixels a cell | median | within 1 m | mean | at edges | s |", "|---|---|---|---|---|---|---|"]
+    for finer in (1, FINER):
+        drawn, seconds = draw(model, grid, finer)
+        middle = slice(finer // 2, None, finer)
+        for name, depth in ways(drawn, on_model.scale).items():
+            height = height_m(depth[middle, middle], on_model).numpy().astype(np.float64) + frame.origin[2]
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "dsm.tif"
+                Dsm(height, frame.crs, grid.transform(frame.origin)).write(path)
+                score = compare_dsm(read_raster(path), truth).report["registered"]
+            lines.append(
+                f"| {name} | {finer * finer} | {score['median_m']:.3f} | {score['within_1m']:.1%} | "
+                f"{score['mae_m']:.3f} | {score['edges']['mae_m']:.3f} | {seconds:.2f} |"
+            )
+    return lines
+
+
+def main() -> None:
+    """Read each run in every way and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", nargs="+", type=Path, metavar="CONFIG REFERENCE")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("heights.md"))
+    args = parser.parse_args()
+    if len(args.pairs) % 2:
+        parser.error("give a reference DSM after each config.yml")
+    lines = [TITLE, f"{machine()}, {datetime.date.today()}."]
+    for config, reference in zip(args.pairs[::2], args.pairs[1::2], strict=True):
+        lines += rows(config, reference)
+    args.output.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
