@@ -23,7 +23,7 @@ FAST_STEPS = 250
 REFERENCE_STEPS = 30_000
 
 
-def optimizers(steps: int, decay: float = 0.1, **learning_rates: float) -> dict[str, dict]:
+def optimizers(steps: int, decay: float = 1 / 3, **learning_rates: float) -> dict[str, dict]:
     """One optimizer per parameter group; the means' rate falls to `decay` of itself. Rates are per step: `means` in
     model units (100 m), scales in log metres, opacities in logits, shifts in pixels."""
     rates = {
