@@ -1,6 +1,5 @@
 """The methods this plugin registers, and every default in one place."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -119,6 +118,6 @@ skyfall_reference = method(
         prior="moge",
         moge_version="v1",
         loss="pearson",
-        schedule=replace(PseudoSchedule(), target_std_m=64.0),
+        schedule=PseudoSchedule(),
     ),
 )

@@ -11,7 +11,7 @@ from vendor_files import GROUND_M, HEIGHTS_M, LAT, LEANS, LON, deliver, seen, te
 
 from skyfall_ns.data.area import Area
 from skyfall_ns.data.ply import read_ply
-from skyfall_ns.data.prepare import Options, prepare
+from skyfall_ns.data.prepare import BORDER_M, SHARED_MORE_M, Options, prepare
 from skyfall_ns.data.scene import Scene
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.cameras import camera_from_dict
@@ -125,15 +125,18 @@ def test_masks_leave_out_no_data_saturation_and_what_is_not_above_the_area(true)
     col, row = image.crop_px
     assert not mask[60 - row : 70 - row, 60 - col : 70 - col].any() and not mask[100 - row, 100 - col]
     assert mask[99 - row, 100 - col] and mask[71 - row, 71 - col]
-    camera = camera_from_dict(image.camera)
-    low, high = scene.box_m
-    for z in (0.0, 10.0):  # at the ground and 10 m above it nothing outside the area's sides is used
-        for x in np.linspace(low[0] - 8, high[0] + 8, 60):
-            for y in (low[1] - 1.0, high[1] + 1.0):
-                c, r = np.round(camera.project(np.array([x, y, z]))).astype(int)
-                assert not (0 <= c < image.width and 0 <= r < image.height) or not mask[r, c]
-    used = cv2.imread(str(folder / scene.images[1].mask), cv2.IMREAD_UNCHANGED) > 0
-    assert 0.95 * 70**2 / 0.25 * 0.9 < used.sum() < 70**2 / 0.25
+    for other, border in ((image, BORDER_M), (scene.images[3], 0.0)):  # held-out images are scored on the area itself
+        mask = cv2.imread(str(folder / other.mask), cv2.IMREAD_UNCHANGED)
+        camera = camera_from_dict(other.camera)
+        low, high = scene.box_m[0] - border, scene.box_m[1] + border
+        for z in (0.0, 10.0):  # at the ground and 10 m above it nothing outside the sides is used
+            for x in np.linspace(low[0] - 8, high[0] + 8, 60):
+                for y in (low[1] - 1.0, high[1] + 1.0):
+                    c, r = np.round(camera.project(np.array([x, y, z]))).astype(int)
+                    assert not (0 <= c < other.width and 0 <= r < other.height) or not mask[r, c]
+    for other, side in ((scene.images[1], 70 + 2 * BORDER_M), (scene.images[3], 70)):
+        used = cv2.imread(str(folder / other.mask), cv2.IMREAD_UNCHANGED) > 0
+        assert 0.95 * side**2 / 0.25 * 0.9 < used.sum() < side**2 / 0.25
 
 
 def test_split_dates_and_sun(true):
@@ -215,10 +218,10 @@ def test_area_from_geojson_heights_and_affine_cameras(tmp_path):
     assert all(i.camera["model"] == "affine" and i.camera["quadratic"] is None for i in prepared.scene.images)
 
 
-def test_by_default_all_ground_that_every_image_shows(tmp_path):
+def test_by_default_all_ground_that_every_image_shows_and_a_little_more(tmp_path):
     prepared = run(deliver(tmp_path / "raw"), tmp_path / "scene", area=Area(), points="sparse")
     widest = 110 - 0.5 * np.ptp(20 * np.array(LEANS), axis=0)  # half metres lost on the sides
-    np.testing.assert_allclose(np.ptp(prepared.scene.box_m, axis=0)[:2], widest, atol=2.0)
+    np.testing.assert_allclose(np.ptp(prepared.scene.box_m, axis=0)[:2], widest + 2 * SHARED_MORE_M, atol=2.0)
 
 
 def test_colour_images_keep_their_bands(tmp_path):
