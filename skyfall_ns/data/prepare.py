@@ -31,7 +31,7 @@ from skyfall_ns.geo.ties import find_ties
 
 POINTING_MARGIN_PX = 24  # vendor RPCs point a few pixels wrong
 CROP_MARGIN_PX = 8
-BORDER_M = 6.0  # around the area: what stands just outside it leans into the images, and needs splats of its own
+BORDER_M = 10.0  # around the area: what stands just outside it leans into the images, and needs splats of its own
 SHARED_MORE_M = 12.0  # around the rectangle that all images show: some pairs show more
 BELOW_M, ABOVE_M = 10.0, 40.0  # of the ties' 1st and 99th height percentiles: ties prefer the ground to roofs
 GROUND_PERCENTILE = 10.0

@@ -286,13 +286,17 @@ class SkyfallModel(SplatfactoModel):
         super().step_post_backward(step)
         with torch.no_grad():
             self.gauss_params["scales"].clamp_(max=math.log(self.config.max_scale_m * self.on_model.scale))
-        self._stop_if_collapsed()
+        self._stop_if_collapsed(step)
 
-    def _stop_if_collapsed(self) -> None:
-        if self.num_points < 0.1 * self.started_with:
+    def _stop_if_collapsed(self, step: int) -> None:
+        """Splats may be gone, or still counted but too faint to be seen, as entropy leaves them without pruning."""
+        left = self.num_points
+        if step % self.config.refine_every == 0:
+            left = int((self.gauss_params["opacities"].sigmoid() > self.config.cull_alpha_thresh).sum())
+        if left < 0.1 * self.started_with:
             raise TrainingError(
-                f"The scene has collapsed: {self.num_points} of {self.started_with} splats are left. "
-                "Use more images, a lower --pipeline.model.cull-alpha-thresh, or --pipeline.model.growth none."
+                f"The scene has collapsed: {left} of {self.started_with} splats are left. Use more images, a lower "
+                "--pipeline.model.entropy-weight or cull-alpha-thresh, or --pipeline.model.growth none."
             )
 
     def learned_shifts_px(self) -> dict[str, tuple[float, float]]:

@@ -183,6 +183,15 @@ def test_collapse_is_said_in_words(model, pipeline):
         step(model, pipeline, FIRST, optimizers_for(model))
 
 
+def test_a_scene_too_faint_to_be_seen_has_collapsed_too(model):
+    model.config.growth = "none"
+    with torch.no_grad():
+        model.gauss_params["opacities"][100:] = -6.0
+    model._stop_if_collapsed(1)  # counted now and then
+    with pytest.raises(TrainingError, match=r"collapsed: 100 of \d+ splats are left\. Use more images, a lower"):
+        model._stop_if_collapsed(model.config.refine_every)
+
+
 def test_checkpoints_of_any_size_load_into_the_optimizers_parameters(model, pipeline):
     held = {name: group[0] for name, group in model.get_gaussian_param_groups().items()}
     state = {name: value[:70].clone() if name.startswith("gauss_params.") else value + 0.25
