@@ -65,7 +65,7 @@ def rows(config: Path, reference: Path) -> list[str]:
     model = load_run(config)
     frame, on_model = LocalFrame.from_dict(model.on_model.scene.frame), model.on_model
     grid, truth = Grid.over(on_model.scene.box_m, CELL_M), read_raster(reference)
-    lines = [f"\n## {config.parent.parent.parent.name}, against {reference.name}\n"]
+    lines = [f"\n## {on_model.scene.folder.name}, against {reference.name}\n"]
     lines += ["| height | pixels a cell | median | within 1 m | mean | at edges | s |", "|---|---|---|---|---|---|---|"]
     for finer in (1, FINER):
         drawn, seconds = draw(model, grid, finer)
