@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from skyfall_ns.data.tone import GAMMA
 from skyfall_ns.models.appearance import Appearance
 
-GAMMA = 2.2  # of data.tone's curve
 SKY_START = 0.3  # of the sun's light on a surface that faces it: clear air
 DARKEST = 1e-3  # light below this has no colour worth a gradient
 THINNEST = 1e-3  # alpha below this is nothing

@@ -61,6 +61,6 @@ def sparsity(opacities: Float[Tensor, " n"], started_with: int) -> Tensor:
     return opacities.sum() / started_with
 
 
-def entropy_weight(weight: float, steps_since_reset: int) -> float:
+def entropy_weight(weight: float, steps_since_reset: float) -> float:
     """10 becomes 0.01 during the 500 steps after an opacity reset (Skyfall-GS 3.5), so that splats can come back."""
     return weight * COOLED if steps_since_reset < COOLING_STEPS else weight

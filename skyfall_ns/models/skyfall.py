@@ -60,6 +60,7 @@ class SkyfallModel(SplatfactoModel):
         self.smoothing = SmoothingFilter(views) if self.config.filter_3d else None
         self.started_with = self.num_points
         self._surface: HeightTarget | None = None
+        self.last_drawn: tuple[View, int | None, Rendering] | None = None
 
     def _start(self, xyz: Tensor, rgb: Tensor) -> dict[str, nn.Parameter]:
         size = self.config.start_scale * self.on_model.point_spacing_m * self.on_model.scale
@@ -199,7 +200,8 @@ class SkyfallModel(SplatfactoModel):
         result = self.render(view, image, look=self._look(camera), absgrad=absgrad, keep=keep)
         self.last_size = (view.height, view.width)
         if self.training:
-            self.info, self.last_drawn = result.info, (view, image, result)
+            self.info = result.info
+            self.last_drawn = (view, image, result) if self.config.shear_weight else None
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
             )
@@ -251,13 +253,18 @@ class SkyfallModel(SplatfactoModel):
             loss["sparsity"] = config.sparsity_weight * losses.sparsity(opacities, self.started_with)
         return loss
 
-    def _since_reset(self) -> int:
-        return self.step % self.strategy.reset_every if self.step >= self.strategy.reset_every else self.step + 10_000
+    def _since_reset(self) -> float:
+        """Steps since the last opacity reset; infinite before the first one, and where growth makes none."""
+        every = self.config.reset_alpha_every * self.config.refine_every
+        resets = min(self.step, self.config.stop_split_at - 1) // every if self.config.growth == "default" else 0
+        return self.step - resets * every if resets > 0 else math.inf
 
     def shear_losses(self) -> dict[str, Tensor]:
         """Agreement of the step's view with itself tilted; empty where the weight is 0."""
+        if self.last_drawn is None or self.step % self.config.shear_every:
+            return {}
         view, image, drawn = self.last_drawn
-        if not self.config.shear_weight or self.step % self.config.shear_every or view.projection != "parallel":
+        if view.projection != "parallel":
             return {}
         per_unit = float(view.camera_from_model[:2, :2].norm(dim=-1).mean())
         tilted = sheared(view, per_unit)

@@ -183,6 +183,16 @@ def test_collapse_is_said_in_words(model, pipeline):
         step(model, pipeline, FIRST, optimizers_for(model))
 
 
+def test_entropy_rests_only_after_resets_that_growth_makes(model):
+    config = model.config
+    config.refine_every, config.reset_alpha_every, config.stop_split_at = 100, 2, 500
+    for step_number, since in ((0, math.inf), (199, math.inf), (200, 0), (399, 199), (450, 50), (650, 250)):
+        model.step = step_number
+        assert model._since_reset() == since, step_number
+    config.growth = "relocate"
+    assert model._since_reset() == math.inf
+
+
 def test_a_scene_too_faint_to_be_seen_has_collapsed_too(model):
     model.config.growth = "none"
     with torch.no_grad():
