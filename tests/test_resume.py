@@ -34,6 +34,7 @@ def config_for(scene: Path, out: Path, name: str, **options):
     model = config.pipeline.model
     # statistics are gathered over a save; images are shaded anew between saves
     model.warmup_length, model.refine_every, model.stop_split_at, model.shadows_every = 3, 7, 30, 5
+    model.densify_grad_thresh = 3e-4  # more splits than are pruned
     for key, value in options.items():
         setattr(model, key, value)
     # pseudo views come in stacks that reach over a save

@@ -26,6 +26,12 @@ from skyfall_ns.scripts import process
 
 BIN = Path(sys.executable).parent
 SQUARE = ("--center", LON, LAT, "--size", 60)
+PEAK_OF = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
 
 
 @pytest.fixture
@@ -248,11 +254,14 @@ def test_kahramanmaras_within_time_and_memory(kahramanmaras, real_data, tmp_path
     """Four raw images, 6 to 9 pixels apart between dates: the published numbers, on two cores."""
     arguments = ["images", "--images", *map(str, kahramanmaras), "--output-dir", str(tmp_path / "scene")]
     start = time.perf_counter()
-    with subprocess.Popen([BIN / "skyfall-process", *arguments, "--points", "sparse"]) as run:
-        _, status, usage = os.wait4(run.pid, 0)
-        run.returncode = os.waitstatus_to_exitcode(status)
+    # The peak of a program on Linux begins with its parent's, so a small program asks for it instead of this one.
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK_OF, BIN / "skyfall-process", *arguments, "--points", "sparse"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert run.returncode == 0 and time.perf_counter() - start <= 60
-    assert usage.ru_maxrss <= 2e6  # kB
+    assert 1e5 < int(run.stdout.splitlines()[-1]) <= 2e6  # kB
     report = json.loads((tmp_path / "scene/report.json").read_text())
     adjustment = report["adjustment"]
     assert adjustment["tracks"] >= 800 and adjustment["median_px_before"] > 3 and adjustment["median_px_after"] <= 0.2
