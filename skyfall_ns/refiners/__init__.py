@@ -1,0 +1,1 @@
+"""Refiners: what turns renders of an unfinished city into pictures that it is trained on."""
