@@ -12,6 +12,7 @@ from skyfall_ns.dataparsers.skyfall_dataparser import MODEL_PER_METRE
 from skyfall_ns.host import FusedAdamConfig, PlainExponentialDecayConfig
 from skyfall_ns.models.config import SkyfallModelConfig
 from skyfall_ns.pipelines.depth_supervision import DepthSupervisionConfig
+from skyfall_ns.pipelines.idu_pipeline import IduPipelineConfig
 from skyfall_ns.pipelines.pseudo_cameras import PseudoSchedule
 from skyfall_ns.pipelines.skyfall_pipeline import SkyfallPipelineConfig
 
@@ -20,6 +21,7 @@ host.cure()
 STEPS = 700  # on two cores, 158 s for eight images of 0.28 megapixels
 FAST_STEPS = 250
 REFERENCE_STEPS = 30_000
+UNTIL_DONE = 1_000_000  # more than any curriculum has
 
 
 def optimizers(steps: int, decay: float = 1 / 3, **learning_rates: float) -> dict[str, dict]:
@@ -45,7 +47,9 @@ def optimizers(steps: int, decay: float = 1 / 3, **learning_rates: float) -> dic
     return table
 
 
-def method(name: str, description: str, steps: int, table: dict[str, dict], **parts: Any) -> MethodSpecification:
+def method(
+    name: str, description: str, steps: int, table: dict[str, dict], pipeline: type = SkyfallPipelineConfig, **parts: Any
+) -> MethodSpecification:
     """A method; `parts` are those of the pipeline that differ from its defaults."""
     config = TrainerConfig(
         method_name=name,
@@ -56,7 +60,7 @@ def method(name: str, description: str, steps: int, table: dict[str, dict], **pa
         steps_per_eval_all_images=0,
         mixed_precision=False,
         machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
-        pipeline=SkyfallPipelineConfig(**parts),
+        pipeline=pipeline(**parts),
         optimizers=table,
         # the host would listen on all interfaces, and would never end
         viewer=ViewerConfig(websocket_host="127.0.0.1", quit_on_train_completion=True),
@@ -120,4 +124,12 @@ skyfall_reference = method(
         loss="pearson",
         schedule=PseudoSchedule(),
     ),
+)
+
+skyfall_idu = method(
+    "skyfall-idu",
+    "Stage 2: renders from ever lower elevations are refined and trained on, episode by episode.",
+    UNTIL_DONE,
+    optimizers(STEPS),
+    IduPipelineConfig,
 )

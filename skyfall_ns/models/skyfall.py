@@ -18,6 +18,7 @@ from skyfall_ns.errors import TrainingError
 from skyfall_ns.models import losses
 from skyfall_ns.models.appearance import start_embeddings
 from skyfall_ns.models.config import SkyfallModelConfig
+from skyfall_ns.models.densify import Densification
 from skyfall_ns.models.filter3d import SmoothingFilter, apply_filter
 from skyfall_ns.models.fit import fit_look
 from skyfall_ns.models.growth import growth_of
@@ -55,12 +56,17 @@ class SkyfallModel(SplatfactoModel):
         )
         self.step, self.crop_box = 0, None
         self.background_color = torch.tensor([0.1490, 0.1647, 0.2157])  # viser's
-        self.strategy = growth_of(self.config, self.on_model)
-        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+        self.grow_from(0, self.config)
         self.smoothing = SmoothingFilter(views) if self.config.filter_3d else None
         self.started_with = self.num_points
         self._surface: HeightTarget | None = None
         self.last_drawn: tuple[View, int | None, Rendering] | None = None
+
+    def grow_from(self, step: int, config: SkyfallModelConfig) -> None:
+        """Begin a window of growth, whose steps count from `step`, with the growth options of `config`."""
+        self.growth_began = step
+        self.strategy = growth_of(config, self.on_model)
+        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
 
     def _start(self, xyz: Tensor, rgb: Tensor) -> dict[str, nn.Parameter]:
         size = self.config.start_scale * self.on_model.point_spacing_m * self.on_model.scale
@@ -196,14 +202,14 @@ class SkyfallModel(SplatfactoModel):
         keep = None
         if self.crop_box is not None and not self.training:
             keep = self.crop_box.within(self.means).squeeze(-1)
-        absgrad = self.training and self.strategy.wants_absgrad(self.step)
+        absgrad = self.training and self.strategy.wants_absgrad(self.step - self.growth_began)
         result = self.render(view, image, look=self._look(camera), absgrad=absgrad, keep=keep)
         self.last_size = (view.height, view.width)
         if self.training:
             self.info = result.info
             self.last_drawn = (view, image, result) if self.config.shear_weight else None
             self.strategy.step_pre_backward(
-                self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
+                self.gauss_params, self.optimizers, self.strategy_state, self.step - self.growth_began, self.info
             )
         background = self._get_background_color()
         alpha = result.alpha[..., None]
@@ -255,9 +261,11 @@ class SkyfallModel(SplatfactoModel):
 
     def _since_reset(self) -> float:
         """Steps since the last opacity reset; infinite before the first one, and where growth makes none."""
-        every = self.config.reset_alpha_every * self.config.refine_every
-        resets = min(self.step, self.config.stop_split_at - 1) // every if self.config.growth == "default" else 0
-        return self.step - resets * every if resets > 0 else math.inf
+        if not isinstance(self.strategy, Densification):
+            return math.inf
+        step, every = self.step - self.growth_began, self.strategy.reset_every
+        resets = min(step, self.strategy.refine_stop_iter - 1) // every
+        return step - resets * every if resets > 0 else math.inf
 
     def shear_losses(self) -> dict[str, Tensor]:
         """Agreement of the step's view with itself tilted; empty where the weight is 0."""
@@ -290,7 +298,9 @@ class SkyfallModel(SplatfactoModel):
 
     def step_post_backward(self, step: int) -> None:
         """Let splats come and go; keep sizes in bounds; stop when the scene has collapsed."""
-        super().step_post_backward(step)
+        self.strategy.step_post_backward(
+            self.gauss_params, self.optimizers, self.strategy_state, step - self.growth_began, self.info
+        )
         with torch.no_grad():
             self.gauss_params["scales"].clamp_(max=math.log(self.config.max_scale_m * self.on_model.scale))
         self._stop_if_collapsed(step)

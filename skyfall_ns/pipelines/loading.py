@@ -12,6 +12,17 @@ from skyfall_ns.errors import TrainingError
 from skyfall_ns.models.skyfall import SkyfallModel
 
 
+def find_checkpoint(config_path: Path) -> Path:
+    """The newest checkpoint of the run behind a config.yml; TrainingError if there is none."""
+    config_path = Path(config_path)
+    if not config_path.is_file():
+        raise TrainingError(f"{config_path} does not exist. Pass the config.yml that ns-train wrote.")
+    found = sorted((config_path.parent / "nerfstudio_models").glob("*.ckpt"))
+    if not found:
+        raise TrainingError(f"{config_path} belongs to a run without a checkpoint. Train it again, or let it finish.")
+    return found[-1]
+
+
 def _check_config(path: Path) -> None:
     """TrainingError if a config.yml is damaged, or another program's."""
     try:
@@ -39,10 +50,7 @@ def load_run(config_path: Path) -> SkyfallModel:
 
     host.cure()
     config_path = Path(config_path)
-    if not config_path.is_file():
-        raise TrainingError(f"{config_path} does not exist. Pass the config.yml that ns-train wrote.")
-    if not any((config_path.parent / "nerfstudio_models").glob("*.ckpt")):
-        raise TrainingError(f"{config_path} belongs to a run without a checkpoint. Train it again, or let it finish.")
+    find_checkpoint(config_path)
     _check_config(config_path)
     try:
         _, pipeline, _, _ = eval_setup(config_path, test_mode="inference")

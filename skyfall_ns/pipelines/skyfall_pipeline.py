@@ -8,6 +8,7 @@ import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
 from skyfall_ns import host
 from skyfall_ns.data.datamanager import SkyfallDatamanager, SkyfallDatamanagerConfig
@@ -51,9 +52,11 @@ class SkyfallPipeline(VanillaPipeline):
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """The training view's losses, and at some steps the depth loss of a pseudo view."""
         outputs, losses, metrics = super().get_train_loss_dict(step)
-        if self.depth is not None:
-            losses |= self.depth.losses(self.model, step)
-        return outputs, losses, metrics
+        return outputs, losses | self.depth_losses(step), metrics
+
+    def depth_losses(self, step: int) -> dict[str, Tensor]:
+        """The loss of a pseudo view at steps that have one."""
+        return {} if self.depth is None else self.depth.losses(self.model, step)
 
     def get_extra_state(self) -> dict[str, Any]:
         """For checkpoints: whose splats these are, and the state of the run."""

@@ -1,0 +1,35 @@
+"""Room on the accelerator for a guest: parameters and the optimizers' memories wait in the host's memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from nerfstudio.engine.optimizers import Optimizers
+from torch import nn
+
+
+@contextmanager
+def parked(model: nn.Module, optimizers: Optimizers) -> Iterator[None]:
+    """Nothing to do on a CPU."""
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        yield
+        return
+    _move(model, optimizers, torch.device("cpu"))
+    torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        torch.cuda.empty_cache()
+        _move(model, optimizers, device)
+
+
+def _move(model: nn.Module, optimizers: Optimizers, device: torch.device) -> None:
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(device)
+        parameter.grad = None
+    for optimizer in optimizers.optimizers.values():
+        for state in optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.dim() > 0:
+                    state[name] = value.to(device)

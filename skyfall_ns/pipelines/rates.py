@@ -1,0 +1,26 @@
+"""Learning rates at the start of an episode: exactly those configured, whatever a checkpoint says.
+
+Skyfall-GS loads the optimizers of stage 1 over the rates of stage 2, which then have no effect (its defect 12).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nerfstudio.engine.optimizers import Optimizers
+
+
+def restart_rates(optimizers: Optimizers, table: Mapping[str, Any], done: int, steps: int) -> None:
+    """Every rate and schedule as after `done` of an episode's `steps`; `table` is the trainer's configuration of
+    optimizers. Schedules last an episode, whatever length they are configured with."""
+    for name, optimizer in optimizers.optimizers.items():
+        rate, schedule = table[name]["optimizer"].lr, table[name]["scheduler"]
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = rate
+        if schedule is None:
+            continue
+        schedule = type(schedule)(**{**vars(schedule), "max_steps": steps})
+        scheduler = schedule.setup().get_scheduler(optimizer=optimizer, lr_init=rate)
+        scheduler.last_epoch = done
+        for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+            group["lr"] = rate * factor(done)
+        optimizers.schedulers[name] = scheduler
