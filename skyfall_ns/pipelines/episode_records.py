@@ -85,7 +85,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Text of manifest.json."""
-        return _text({"version": VERSION, **asdict(self)})
+        return _text({"version": VERSION, **vars(self), "views": {name: vars(v) for name, v in self.views.items()}})
 
     @classmethod
     def fresh(cls, shots: Shots) -> "Manifest":

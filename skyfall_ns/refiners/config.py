@@ -1,0 +1,77 @@
+"""Which refiner, and its options: what the command line and the manifests of episodes say.
+
+Light: options are plain dataclasses; the refiner's own module is imported when it is chosen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+
+from skyfall_ns.errors import TrainingError
+
+if TYPE_CHECKING:
+    from skyfall_ns.refiners.types import RefinerConfig
+
+RefinerName = Literal["none", "scene", "flowedit", "img2img", "instruct"]
+
+
+@dataclass(frozen=True)
+class RefinerOptions:
+    """What makes pictures of renders."""
+
+    name: RefinerName = "scene"
+    """none: renders stay as they are. scene: a small network trained on this scene alone; it cleans up and invents
+    nothing. flowedit, img2img, instruct: diffusion models, which invent what no image shows."""
+
+    def choose(self) -> "RefinerConfig":
+        """The refiner of this name; TrainingError if this version has none."""
+        match self.name:
+            case "none":
+                from skyfall_ns.refiners.none import NoneRefinerConfig
+
+                return NoneRefinerConfig()
+            case _:
+                raise TrainingError(f"This version has no refiner {self.name!r}. Choose none, or update skyfall-ns.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON for manifests."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "RefinerOptions":
+        """What `to_dict` wrote; options that are not told have their defaults.
+
+        Raises ValueError for options that this version does not know."""
+        options = _rebuilt(cls, data)
+        if options.name not in get_args(RefinerName):
+            raise ValueError(f"the refiner {str(options.name)[:40]!r} is unknown")
+        return options
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)  # paths
+
+
+def _rebuilt(kind: type, data: Any) -> Any:
+    """A dataclass of plain values, tuples, paths and other such dataclasses."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"options of {kind.__name__} are no names with values")
+    hints = get_type_hints(kind)
+    unknown = set(data) - {field.name for field in fields(kind)}
+    if unknown:
+        raise ValueError(f"the option {str(min(unknown))[:40]!r} is unknown")
+    return kind(**{name: _value(hints[name], value) for name, value in data.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    if is_dataclass(hint):
+        return _rebuilt(hint, value)  # type: ignore[arg-type]
+    if isinstance(value, list):
+        return tuple(value)
+    wants_path = hint is Path or Path in get_args(hint)
+    return Path(value) if wants_path and isinstance(value, str) else value
