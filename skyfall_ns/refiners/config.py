@@ -4,11 +4,12 @@ Light: options are plain dataclasses; the refiner's own module is imported when 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from skyfall_ns.errors import TrainingError
+from skyfall_ns.refiners.scene import SceneOptions, SceneRefinerConfig
 
 if TYPE_CHECKING:
     from skyfall_ns.refiners.types import RefinerConfig
@@ -24,6 +25,9 @@ class RefinerOptions:
     """none: renders stay as they are. scene: a small network trained on this scene alone; it cleans up and invents
     nothing. flowedit, img2img, instruct: diffusion models, which invent what no image shows."""
 
+    scene: SceneOptions = field(default_factory=SceneOptions)
+    """Of the refiner `scene`."""
+
     def choose(self) -> "RefinerConfig":
         """The refiner of this name; TrainingError if this version has none."""
         match self.name:
@@ -31,6 +35,8 @@ class RefinerOptions:
                 from skyfall_ns.refiners.none import NoneRefinerConfig
 
                 return NoneRefinerConfig()
+            case "scene":
+                return SceneRefinerConfig(self.scene)
             case _:
                 raise TrainingError(f"This version has no refiner {self.name!r}. Choose none, or update skyfall-ns.")
 
