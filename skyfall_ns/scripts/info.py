@@ -31,17 +31,17 @@ class Info:
 
     def main(self) -> None:
         """Read, describe."""
-        if (self.scene is None) == (self.refiner is None):
-            raise SkyfallError("skyfall-info describes one thing. Give a scene folder, or --refiner with a name.")
         if self.refiner and self.at:
             raise SkyfallError("--at asks for pixels of a scene's images. Give a scene folder, without --refiner.")
-        if self.refiner is not None:
+        if self.refiner and self.scene is None:
             answer, text = refiner(RefinerOptions(name=self.refiner)), _refiner_text
-        else:
+        elif self.scene and self.refiner is None:
             from skyfall_ns.data.scene import Scene
 
             scene = Scene.load(self.scene)
             answer, text = (describe(scene), _scene_text) if self.at is None else (pixels(scene, self.at), _pixels_text)
+        else:
+            raise SkyfallError("skyfall-info describes one thing. Give a scene folder, or --refiner with a name.")
         print(json.dumps(answer, indent=1) if self.json else text(answer))
 
 
