@@ -58,7 +58,7 @@ class Sums:
         self.pixels += seen.size
         self.seen += int(seen.sum())
         self.squares += float(_gray(np.square(image - warped))[seen].sum(dtype=np.float64))
-        whole = cv2.erode(seen.astype(np.uint8), np.ones((TAPS, TAPS), np.uint8), borderValue=0) > 0
+        whole = cv2.erode(seen.astype(np.uint8), np.ones((TAPS, TAPS), np.uint8), borderValue=(0,)) > 0
         if whole.any():
             gray = _gray(image)
             self.structure += float(_ssim_map(gray, np.where(seen, _gray(warped), gray))[whole].sum(dtype=np.float64))

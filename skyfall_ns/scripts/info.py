@@ -1,4 +1,4 @@
-"""`skyfall-info`: what a scene holds, and where a point of the Earth appears in its images."""
+"""`skyfall-info`: what a scene holds, where a point of the Earth appears in its images, and what a refiner needs."""
 
 import json
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from skyfall_ns.errors import SkyfallError
+from skyfall_ns.refiners.config import RefinerName, RefinerOptions
 from skyfall_ns.scripts._cli import run
 
 if TYPE_CHECKING:
@@ -16,21 +18,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Info:
-    """Describe a scene, or tell the pixel of a point in every image."""
+    """Describe a scene, tell the pixel of a point in every image, or check a refiner."""
 
-    scene: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SCENE")]
+    scene: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="SCENE")] = None
     """Scene folder."""
     at: Annotated[tuple[float, float, float] | None, tyro.conf.arg(metavar="LON LAT HEIGHT")] = None
     """A point of the Earth: degrees, and metres above the ellipsoid."""
+    refiner: RefinerName | None = None
+    """Describe this refiner instead, with its default options, and say whether it can work here."""
     json: bool = False
     """Answer in JSON."""
 
     def main(self) -> None:
         """Read, describe."""
-        from skyfall_ns.data.scene import Scene
+        if self.refiner and self.at:
+            raise SkyfallError("--at asks for pixels of a scene's images. Give a scene folder, without --refiner.")
+        if self.refiner and self.scene is None:
+            answer, text = refiner(RefinerOptions(name=self.refiner)), _refiner_text
+        elif self.scene and self.refiner is None:
+            from skyfall_ns.data.scene import Scene
 
-        scene = Scene.load(self.scene)
-        answer, text = (describe(scene), _scene_text) if self.at is None else (pixels(scene, self.at), _pixels_text)
+            scene = Scene.load(self.scene)
+            answer, text = (describe(scene), _scene_text) if self.at is None else (pixels(scene, self.at), _pixels_text)
+        else:
+            raise SkyfallError("skyfall-info describes one thing. Give a scene folder, or --refiner with a name.")
         print(json.dumps(answer, indent=1) if self.json else text(answer))
 
 
@@ -74,7 +85,6 @@ def pixels(scene: "Scene", lonlath: tuple[float, float, float]) -> dict[str, Any
     the fitted camera."""
     import numpy as np
 
-    from skyfall_ns.errors import SkyfallError
     from skyfall_ns.geo.cameras import camera_from_dict
     from skyfall_ns.geo.frame import LocalFrame
 
@@ -90,6 +100,23 @@ def pixels(scene: "Scene", lonlath: tuple[float, float, float]) -> dict[str, Any
         inside = bool(((camera >= -0.5) & (camera <= np.array([image.width, image.height]) - 0.5)).all())
         images[image.name] = {"rpc": rpc, "camera": camera.tolist(), "inside": inside}
     return {"lonlath": list(lonlath), "local_m": local.tolist(), "images": images}
+
+
+def refiner(options: RefinerOptions) -> dict[str, Any]:
+    """Whether a refiner is generative, all that its results depend on, and what it lacks here (None if nothing)."""
+    config, lacks = options.choose(), None
+    try:
+        config.check()
+    except SkyfallError as error:
+        lacks = str(error)
+    return {"name": options.name, "generative": config.generative, "identity": config.identity(), "lacks": lacks}
+
+
+def _refiner_text(answer: dict[str, Any]) -> str:
+    kind = "generative: can show what no image shows" if answer["generative"] else "not generative: invents nothing"
+    rows = [(name, str(value)) for name, value in answer["identity"].items() if name != "name"]
+    lines = [f"refiner {answer['name']}, {kind}", *([_aligned(rows)] if rows else [])]
+    return "\n".join([*lines, f"cannot work here: {answer['lacks']}" if answer["lacks"] else "ready to work here"])
 
 
 def _rpc(scene: "Scene", name: str) -> "RPC":
