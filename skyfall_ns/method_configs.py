@@ -48,7 +48,12 @@ def optimizers(steps: int, decay: float = 1 / 3, **learning_rates: float) -> dic
 
 
 def method(
-    name: str, description: str, steps: int, table: dict[str, dict], pipeline: type = SkyfallPipelineConfig, **parts: Any
+    name: str,
+    description: str,
+    steps: int,
+    table: dict[str, dict],
+    pipeline: type = SkyfallPipelineConfig,
+    **parts: Any,
 ) -> MethodSpecification:
     """A method; `parts` are those of the pipeline that differ from its defaults."""
     config = TrainerConfig(

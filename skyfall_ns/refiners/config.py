@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.refiners.scene import SceneOptions, SceneRefinerConfig
+from skyfall_ns.refiners.scene_options import SceneOptions
+from skyfall_ns.refiners.smooth_options import SmoothOptions
 
 if TYPE_CHECKING:
     from skyfall_ns.refiners.types import RefinerConfig
 
-RefinerName = Literal["none", "scene", "flowedit", "img2img", "instruct"]
+RefinerName = Literal["none", "smooth", "scene", "flowedit", "img2img", "instruct"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class RefinerOptions:
     """none: renders stay as they are. scene: a small network trained on this scene alone; it cleans up and invents
     nothing. flowedit, img2img, instruct: diffusion models, which invent what no image shows."""
 
+    smooth: SmoothOptions = field(default_factory=SmoothOptions)
+    """Of the refiner `smooth`."""
     scene: SceneOptions = field(default_factory=SceneOptions)
     """Of the refiner `scene`."""
 
@@ -35,7 +38,13 @@ class RefinerOptions:
                 from skyfall_ns.refiners.none import NoneRefinerConfig
 
                 return NoneRefinerConfig()
+            case "smooth":
+                from skyfall_ns.refiners.smooth import SmoothRefinerConfig
+
+                return SmoothRefinerConfig(self.smooth)
             case "scene":
+                from skyfall_ns.refiners.scene import SceneRefinerConfig
+
                 return SceneRefinerConfig(self.scene)
             case _:
                 raise TrainingError(f"This version has no refiner {self.name!r}. Choose none, or update skyfall-ns.")

@@ -5,11 +5,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-GROUPS = 4
-
 
 def _layer(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(GROUPS, outputs), nn.SiLU())
+    """Without normalisation, whose statistics would differ between crops and whole pictures."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.SiLU())
 
 
 class Denoiser(nn.Module):
@@ -20,10 +19,10 @@ class Denoiser(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.full = nn.Sequential(_layer(3, width), _layer(width, width))
-            self.half = nn.Sequential(_layer(width, 2 * width), _layer(2 * width, 2 * width))
-            self.quarter = nn.Sequential(_layer(2 * width, 2 * width), _layer(2 * width, 2 * width))
-            self.half_up, self.full_up = _layer(4 * width, 2 * width), _layer(3 * width, width)
+            self.fine = nn.Sequential(_layer(3, width), _layer(width, width))
+            self.middle = nn.Sequential(_layer(width, 2 * width), _layer(2 * width, 2 * width))
+            self.coarse = nn.Sequential(_layer(2 * width, 2 * width), _layer(2 * width, 2 * width))
+            self.middle_up, self.fine_up = _layer(4 * width, 2 * width), _layer(3 * width, width)
             self.answer = nn.Conv2d(width, 3, 3, padding=1)
         nn.init.zeros_(self.answer.weight)
         assert self.answer.bias is not None
@@ -31,9 +30,9 @@ class Denoiser(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Height and width are multiples of 4."""
-        full = self.full(image - 0.5)
-        half = self.half(functional.avg_pool2d(full, 2))
-        quarter = self.quarter(functional.avg_pool2d(half, 2))
-        half = self.half_up(torch.cat([functional.interpolate(quarter, scale_factor=2.0), half], 1))
-        full = self.full_up(torch.cat([functional.interpolate(half, scale_factor=2.0), full], 1))
-        return image + self.answer(full)
+        fine = self.fine(image - 0.5)
+        middle = self.middle(functional.avg_pool2d(fine, 2))
+        coarse = self.coarse(functional.avg_pool2d(middle, 2))
+        middle = self.middle_up(torch.cat([functional.interpolate(coarse, scale_factor=2.0), middle], 1))
+        fine = self.fine_up(torch.cat([functional.interpolate(middle, scale_factor=2.0), fine], 1))
+        return image + self.answer(fine)

@@ -9,7 +9,7 @@ import io
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,61 +19,19 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from skyfall_ns.data.whole import write_whole
-from skyfall_ns.errors import TrainingError
 from skyfall_ns.refiners.network import Denoiser
 from skyfall_ns.refiners.pairs import Pair, read_pairs
+from skyfall_ns.refiners.scene_options import SceneOptions
 from skyfall_ns.refiners.types import Refiner, RenderedView
 
-FLAG = "--pipeline.refiner.scene."
 NETWORK_FILE = "network.pt"
-
-
-@dataclass(frozen=True)
-class SceneOptions:
-    """The network and its training; the defaults take about a minute on two CPU cores."""
-
-    pairs: int = 36
-    """Views of the episode that pairs are drawn of; every satellite image gives one more."""
-    steps: int = 300
-    """Training steps."""
-    width: int = 16
-    """Channels of the network at full size; it has twice as many below."""
-    rate: float = 3e-3
-    """Learning rate at the start; it falls to 0 along a cosine."""
-    crop_px: int = 96
-    """Size of the crops that it is trained on, pixels; a multiple of 4."""
-    batch: int = 6
-    """Crops per step."""
-    satellite_share: float = 0.25
-    """Part of the crops that come from satellite images."""
-    strength: float = 1.0
-    """How far pictures move from the render (0) to the network's answer (1)."""
-    seed: int = 0
-    """Of the network's first weights and of the crops."""
-
-    def check(self) -> None:
-        """TrainingError that names the flag of a number that makes no sense."""
-        wanted = {
-            "pairs": (self.pairs >= 1, "1 or more"),
-            "steps": (self.steps >= 1, "1 or more"),
-            "width": (self.width >= 4 and self.width % 4 == 0, "a multiple of 4"),
-            "rate": (0 < self.rate < 1, "a number between 0 and 1"),
-            "crop-px": (self.crop_px >= 16 and self.crop_px % 4 == 0, "16 or more, a multiple of 4"),
-            "batch": (self.batch >= 1, "1 or more"),
-            "satellite-share": (0 <= self.satellite_share <= 1, "a number from 0 to 1"),
-            "strength": (0 <= self.strength <= 1, "a number from 0 to 1"),
-        }
-        for name, (holds, words) in wanted.items():
-            if not holds:
-                value = getattr(self, name.replace("-", "_"))
-                raise TrainingError(f"{FLAG}{name} {value} trains no network. Pass {words}.")
 
 
 @dataclass(frozen=True)
 class SceneRefinerConfig:
     """A network for one episode, trained when it is first needed and kept in the episode's folder."""
 
-    options: SceneOptions = SceneOptions()
+    options: SceneOptions = field(default_factory=SceneOptions)
     generative: ClassVar[bool] = False
     batch: int = 4
 
