@@ -75,7 +75,13 @@ def steps_left_at(sigmas: Float[Tensor, "t1"], sigma: float) -> int:
 
 
 def edit_latents_change(
-    model: FlowModel, x: Latents, source: Any, target: Any, sigmas: Float[Tensor, "t1"], steps: EditSteps, noise: NoiseFn
+    model: FlowModel,
+    x: Latents,
+    source: Any,
+    target: Any,
+    sigmas: Float[Tensor, "t1"],
+    steps: EditSteps,
+    noise: NoiseFn,
 ) -> Latents:
     """delta after the edit steps: the sum of (sigma_next - sigma) mean_k [v(z_src + delta, target) - v(z_src, source)].
 
@@ -93,9 +99,7 @@ def edit_latents_change(
     return delta
 
 
-def sample_to_end(
-    model: FlowModel, z: Latents, condition: Any, sigmas: Float[Tensor, "t1"], first: int
-) -> Latents:
+def sample_to_end(model: FlowModel, z: Latents, condition: Any, sigmas: Float[Tensor, "t1"], first: int) -> Latents:
     """Plain Euler steps from `first` to the end of the schedule."""
     for i in range(first, len(sigmas) - 1):
         sigma = float(sigmas[i])
@@ -104,7 +108,13 @@ def sample_to_end(
 
 
 def flow_edit_latents(
-    model: FlowModel, x: Latents, source: Any, target: Any, sigmas: Float[Tensor, "t1"], steps: EditSteps, noise: NoiseFn
+    model: FlowModel,
+    x: Latents,
+    source: Any,
+    target: Any,
+    sigmas: Float[Tensor, "t1"],
+    steps: EditSteps,
+    noise: NoiseFn,
 ) -> Latents:
     """Latents of the edited picture.
 

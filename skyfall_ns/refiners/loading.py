@@ -33,8 +33,8 @@ def lend_pipeline(
                     storage_dtype=torch.float8_e4m3fn, compute_dtype=getattr(torch, options.dtype)
                 )
             _place(pipe, options, device)
-        yield pipe
-        del pipe
+        with _emptied_at_end(pipe):
+            yield pipe
 
 
 @contextmanager
@@ -47,8 +47,8 @@ def lend_text_encoders(
         with _out_of_memory_named(options):
             pipe = _from_disk(weights, without, "DiffusionPipeline", options)
             pipe.to(device)
-        yield pipe
-        del pipe
+        with _emptied_at_end(pipe):
+            yield pipe
 
 
 def require_device(options: DiffusionOptions, device: torch.device) -> None:
@@ -97,6 +97,17 @@ def _place(pipe: Any, options: DiffusionOptions, device: torch.device) -> None:
         pipe.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=True)
     else:
         pipe.to(device)
+
+
+@contextmanager
+def _emptied_at_end(pipe: Any) -> Iterator[None]:
+    """Networks go away even where somebody still holds the pipeline."""
+    try:
+        yield
+    finally:
+        pipe.remove_all_hooks()
+        for name in [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]:
+            setattr(pipe, name, None)
 
 
 @contextmanager

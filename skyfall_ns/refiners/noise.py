@@ -57,9 +57,7 @@ def voxels_of(
     The level is the power of two, in metres, nearest to the ground size of the latent pixel: views from about the same
     distance agree on it. Of several pixels in a voxel the one nearest to its centre owns it.
     """
-    rows, cols = (
-        (np.arange(n) * size // n + size // (2 * n)) for n, size in zip(grid, padded_px, strict=True)
-    )
+    rows, cols = ((np.arange(n) * size // n + size // (2 * n)) for n, size in zip(grid, padded_px, strict=True))
     depth = np.zeros(grid)
     height, width = view.depth_m.shape
     inside = np.ix_(rows < height, cols < width)
@@ -72,8 +70,8 @@ def voxels_of(
     ground_m = depth * (padded_px[1] / grid[1]) / view.camera.intrinsics[0, 0]
     level = np.rint(np.log2(ground_m)).astype(np.int64)
     scaled = xyz_m / np.exp2(level)[:, None]
-    cell = np.floor(scaled).astype(np.int64)
-    off_centre = ((scaled - cell - 0.5) ** 2).sum(-1)
+    cell = np.rint(scaled).astype(np.int64)  # ground, at height 0, is the middle of a voxel and no border of two
+    off_centre = ((scaled - cell) ** 2).sum(-1)
     keys = np.concatenate([level[:, None], cell], -1)
     order = np.argsort(off_centre, kind="stable")
     _, first = np.unique(keys[order], axis=0, return_index=True)

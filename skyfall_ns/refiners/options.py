@@ -6,7 +6,6 @@ from typing import Literal
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.refiners.catalogue import FLUX2_KLEIN_BASE
-from skyfall_ns.refiners.flowedit import EditSteps, check_steps
 
 FLAG = "--pipeline.refiner"
 """What command lines put before the options of a refiner."""
@@ -87,15 +86,3 @@ def check_numbers(options: DiffusionOptions) -> None:
         if getattr(options, count) is not None and getattr(options, sigma) is not None:
             a, b = (f"{FLAG}.{name.replace('_', '-')}" for name in (count, sigma))
             raise TrainingError(f"{a} and {b} say the same thing in two ways. Pass one of them.")
-
-
-def check_edit(options: DiffusionOptions, steps: int, start: float, end: float, n_avg: int) -> None:
-    """TrainingError if editing would end before it starts; `start`, `end`: noise levels, presets filled in."""
-    if end > start:
-        raise TrainingError(
-            f"Editing would start at noise level {start} and end above it, at {end}. "
-            f"Pass {FLAG}.edit-end-sigma below {FLAG}.edit-start-sigma."
-        )
-    n_max = steps if options.n_max is None else options.n_max
-    n_min = min(0, n_max) if options.n_min is None else options.n_min
-    check_steps(EditSteps(n_max, n_min, n_avg), steps, FLAG)

@@ -38,7 +38,11 @@ def are_cached(weights: Weights, text_parts: Iterable[str], dtype: str, prompts:
 
 
 def encoded(
-    weights: Weights, adapter: type[FlowAdapter], options: DiffusionOptions, prompts: Iterable[str], device: torch.device
+    weights: Weights,
+    adapter: type[FlowAdapter],
+    options: DiffusionOptions,
+    prompts: Iterable[str],
+    device: torch.device,
 ) -> dict[str, Embedding]:
     """Embeddings on the CPU by prompt; text encoders are lent and given back only if one is not cached."""
     safetensors = importlib.import_module("safetensors.torch")

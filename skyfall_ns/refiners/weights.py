@@ -1,6 +1,7 @@
 """Where a model is on this machine, of which family, and whether it is whole; the network is never asked."""
 
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import re
@@ -15,6 +16,7 @@ from skyfall_ns.refiners.options import FLAG, DiffusionOptions
 
 INSTALL = "pip install 'skyfall-ns[diffusion]'"
 EMBEDDED = "choose the refiner `scene`, which needs no weights"
+OLDEST_DIFFUSERS = (0, 42)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _INDEX = "model_index.json"
 
@@ -63,6 +65,12 @@ def require_packages(quantize: str) -> None:
                 f"Diffusion refiners need the package {package}, which is not installed. "
                 f"Run `{INSTALL}`, or {EMBEDDED}."
             )
+    version = importlib.metadata.version("diffusers")
+    if tuple(int(n) for n in version.split(".")[:2]) < OLDEST_DIFFUSERS:
+        raise MissingExtraError(
+            f"Diffusion refiners need diffusers {'.'.join(map(str, OLDEST_DIFFUSERS))} or newer, and {version} is "
+            f"installed. Run `{INSTALL} --upgrade`."
+        )
     if quantize == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtraError(
             f"{FLAG}.quantize nf4 needs the package bitsandbytes, which is not installed. "
@@ -155,7 +163,10 @@ def _how_to_get(model: str, what: str) -> str:
     page = f"https://huggingface.co/{model}"
     known = KNOWN.get(model)
     if known is None:
-        return f"{what} (its licence and size: {page}). Run `hf download {model}`, pass a folder as {FLAG}.model, or {EMBEDDED}."
+        return (
+            f"{what} (its licence and size: {page}). "
+            f"Run `hf download {model}`, pass a folder as {FLAG}.model, or {EMBEDDED}."
+        )
     facts = (
         f"licence: {known.licence}; about {known.download_gb:g} GB to download, "
         f"{known.memory_gb:g} GB of GPU memory in bfloat16"

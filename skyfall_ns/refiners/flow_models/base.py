@@ -75,6 +75,12 @@ class FlowAdapter(ABC):
         negative = self.predict(z, sigma, condition.negative, condition.guidance).float()
         return self.guide(positive, negative, condition.guidance)
 
+    def arguments(self, condition: Condition, batch: int) -> dict[str, Any]:
+        """A condition as the family's own pipelines take it."""
+        given = {name: repeated(part, batch) for name, part in condition.text.items()}
+        negative = {f"negative_{name}": repeated(part, batch) for name, part in (condition.negative or {}).items()}
+        return {**given, **negative, "guidance_scale": condition.guidance}
+
     def sigmas(self, size_px: tuple[int, int], steps: int) -> Float[Tensor, "t1"]:
         scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
         tokens = (size_px[0] // 16) * (size_px[1] // 16)

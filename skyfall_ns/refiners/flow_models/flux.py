@@ -40,7 +40,9 @@ class Flux1(FlowAdapter):
         transformer = self.pipe.transformer
         b, _, h, w = z.shape
         rows, cols = torch.meshgrid(torch.arange(h // 2), torch.arange(w // 2), indexing="ij")
-        positions = torch.stack([torch.zeros_like(rows), rows, cols], -1).reshape(-1, 3).to(self.device, transformer.dtype)
+        positions = (
+            torch.stack([torch.zeros_like(rows), rows, cols], -1).reshape(-1, 3).to(self.device, transformer.dtype)
+        )
         tokens = transformer(
             hidden_states=packed(z).to(transformer.dtype),
             timestep=self._times(sigma, z).to(transformer.dtype),

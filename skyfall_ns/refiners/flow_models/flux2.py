@@ -72,7 +72,9 @@ class Flux2Klein(FlowAdapter):
 
     def _statistics(self) -> tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]:
         vae = self.pipe.vae
-        mean, variance = (part.float().to(self.device)[None, :, None, None] for part in (vae.bn.running_mean, vae.bn.running_var))
+        mean, variance = (
+            part.float().to(self.device)[None, :, None, None] for part in (vae.bn.running_mean, vae.bn.running_var)
+        )
         return mean, torch.sqrt(variance + vae.config.batch_norm_eps)
 
     def _positions(self, rows: int, cols: int, length: int, batch: int) -> Float[Tensor, "b n 4"]:

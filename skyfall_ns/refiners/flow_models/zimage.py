@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from skyfall_ns.refiners.flow_models.base import Embedding, FlowAdapter
+from skyfall_ns.refiners.flow_models.base import Condition, Embedding, FlowAdapter
 from skyfall_ns.refiners.flowedit import Latents
 
 
@@ -25,10 +25,15 @@ class ZImage(FlowAdapter):
     def guide(self, positive: Latents, negative: Latents, guidance: float) -> Latents:
         return positive + guidance * (positive - negative)
 
+    def arguments(self, condition: Condition, batch: int) -> dict[str, Any]:
+        given = {name: [part] * batch for name, part in condition.text.items()}
+        negative = {f"negative_{name}": [part] * batch for name, part in (condition.negative or {}).items()}
+        return {**given, **negative, "guidance_scale": condition.guidance}
+
     def predict(self, z: Latents, sigma: float, text: Embedding, guidance: float) -> Latents:
         transformer = self.pipe.transformer
         pictures = list(z.to(transformer.dtype)[:, :, None].unbind())
-        answers = transformer(
-            pictures, self._times(1 - sigma, z), [text["prompt_embeds"]] * len(z), return_dict=False
-        )[0]
+        answers = transformer(pictures, self._times(1 - sigma, z), [text["prompt_embeds"]] * len(z), return_dict=False)[
+            0
+        ]
         return -torch.stack(list(answers)).squeeze(2)
