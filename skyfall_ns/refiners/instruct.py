@@ -1,6 +1,7 @@
 """Instruction editors: told in words what to do with a render, and shown a picture of the style to keep to."""
 
 import importlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from skyfall_ns.refiners.weights import Weights, find_weights, require_packages,
 
 NAME = "instruct"
 REFERENCE = "reference.png"
+SMALLEST_PX = 64
+"""FLUX.2 refuses pictures with a shorter side."""
 _EDIT_ONLY = ("source_prompt", "target_prompt", "source_guidance", "edit_start_sigma", "edit_end_sigma")
 _UNUSED = (*_EDIT_ONLY, "n_max", "n_min", "n_avg", "noise")
 _NUMBERS = ("steps", "instruction", "negative_prompt", "target_guidance")
@@ -167,9 +170,12 @@ def _read(path: Path) -> Any:
         picture.load()
     except OSError as error:
         raise TrainingError(f"{path} is no readable picture. Delete it, or put another in its place.") from error
-    converted = picture.convert("RGB")
-    converted.info = dict(picture.info)
-    return converted
+    shown = picture.convert("RGB")
+    enlarge = SMALLEST_PX / min(shown.size)
+    if enlarge > 1:
+        shown = shown.resize([math.ceil(side * enlarge) for side in shown.size])
+    shown.info = dict(picture.info)
+    return shown
 
 
 def _texts(resolved: Resolved, weights: Weights) -> list[str]:

@@ -87,7 +87,7 @@ def edit_steps(resolved: Resolved, sigmas: Float[Tensor, "t1"]) -> EditSteps:
         got = float(sigmas[len(sigmas) - 1 - n_max])
         if abs(got - resolved.edit_start_sigma) > FAR_SIGMA:
             warnings.warn(
-                f"Editing starts at noise level {got:.2f} instead of {resolved.edit_start_sigma:g}: {resolved.steps} "
+                f"Editing starts at noise level {got:.2f} instead of {resolved.edit_start_sigma:g}: {len(sigmas) - 1} "
                 f"steps are too few. Pass more {FLAG}.steps.",
                 stacklevel=2,
             )
