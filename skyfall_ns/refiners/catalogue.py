@@ -44,6 +44,8 @@ class Numbers:
     edit_end_sigma: float = 0.345
     """Noise level where plain sampling begins; Skyfall-GS's at 1024 pixels."""
     n_avg: int = 1
+    edit_steps: int | None = None
+    """Steps where renders are edited, of a model whose few steps are too coarse for that; None: the same."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class KnownModel:
 
 _FLUX_DEV = Numbers(steps=28, source_guidance=1.5, target_guidance=5.5)
 _KLEIN_BASE = Numbers(steps=50, source_guidance=1.5, target_guidance=4.0)
-_KLEIN = Numbers(steps=4)
+_KLEIN = Numbers(steps=4, edit_steps=50)
 _SD3 = Numbers(steps=50, source_guidance=3.5, target_guidance=13.5)
 _Z_IMAGE = Numbers(steps=50, source_guidance=0.5, target_guidance=4.0)
 _KONTEXT = Numbers(steps=28, target_guidance=2.5)

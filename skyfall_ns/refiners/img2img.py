@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -64,9 +64,9 @@ class Img2ImgRefinerConfig(DiffusionOptions):
     def _parts(self) -> tuple[Weights, type[FlowAdapter], Resolved]:
         weights = find_weights(self, _FAMILIES)
         resolved = resolve(self, weights)
-        # There is no source here; its prompt must not be encoded.
-        plain = {"source_prompt": resolved.target_prompt, "source_guidance": resolved.target_guidance}
-        return weights, _FAMILIES[weights.family], Resolved(**{**vars(resolved), **plain})
+        # There is no source here: its prompt is not to be encoded.
+        plain = replace(resolved, source_prompt=resolved.target_prompt, source_guidance=resolved.target_guidance)
+        return weights, _FAMILIES[weights.family], plain
 
 
 @dataclass(frozen=True)

@@ -71,14 +71,14 @@ class InstructRefinerConfig(DiffusionOptions):
             raise TrainingError(f"Instruction editors take one view at a time, not {self.batch}. Pass {FLAG}.batch 1.")
         require_packages(self.quantize)
         weights = find_weights(self, _EDITORS)
-        adapter, texts = _EDITORS[weights.family].adapter, _texts(resolve(self, weights), weights)
+        adapter, texts = _EDITORS[weights.family].adapter, _texts(resolve(self, weights, editing=False), weights)
         cached = adapter is not None and are_cached(weights, adapter.text_parts, self.dtype, texts)
         require_whole(weights, adapter.text_parts if adapter is not None and cached else ())
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes pictures."""
         weights = find_weights(self, _EDITORS)
-        resolved = vars(resolve(self, weights))
+        resolved = vars(resolve(self, weights, editing=False))
         return {"name": NAME, **identity_of(self, weights), **{name: resolved[name] for name in _NUMBERS}}
 
     @contextmanager
@@ -86,7 +86,7 @@ class InstructRefinerConfig(DiffusionOptions):
         """All memory is given back at the end; the refiner must not be called after it."""
         self.check()
         weights = find_weights(self, _EDITORS)
-        resolved, editor = resolve(self, weights), _EDITORS[weights.family]
+        resolved, editor = resolve(self, weights, editing=False), _EDITORS[weights.family]
         adapter = editor.adapter
         prompts = {} if adapter is None else encoded(weights, adapter, self, _texts(resolved, weights), device)
         without = () if adapter is None else adapter.text_parts

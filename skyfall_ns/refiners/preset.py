@@ -37,8 +37,8 @@ class Resolved:
     instruction: str
 
 
-def resolve(options: DiffusionOptions, weights: Weights) -> Resolved:
-    """TrainingError for an option that does nothing for this model."""
+def resolve(options: DiffusionOptions, weights: Weights, editing: bool = True) -> Resolved:
+    """`editing`: only the last steps will be used. TrainingError for an option that does nothing for this model."""
     guidance = weights.guidance()
     if guidance == "none":
         refuse_unused(options, ("source_guidance", "target_guidance"), f"{options.model}, which has no guidance")
@@ -46,8 +46,9 @@ def resolve(options: DiffusionOptions, weights: Weights) -> Resolved:
         refuse_unused(options, ("negative_prompt",), f"{options.model}, which has no classifier-free guidance")
     preset = numbers_for(options.model, weights.family, guidance)
     guided = guidance != "none"
+    steps = _or(preset.edit_steps, preset.steps) if editing else preset.steps
     return Resolved(
-        steps=_or(options.steps, preset.steps),
+        steps=_or(options.steps, steps),
         edit_start_sigma=_or(options.edit_start_sigma, preset.edit_start_sigma),
         edit_end_sigma=_or(options.edit_end_sigma, min(preset.edit_end_sigma, _or(options.edit_start_sigma, 1.0))),
         n_max=options.n_max,

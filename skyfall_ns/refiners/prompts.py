@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,9 @@ from skyfall_ns.refiners.flow_models.base import Embedding
 from skyfall_ns.refiners.loading import lend_text_encoders
 from skyfall_ns.refiners.options import DiffusionOptions
 from skyfall_ns.refiners.weights import Weights
+
+_FORMAT = 1
+"""Raised when adapters encode prompts differently, so that old files are not used."""
 
 
 def cache_folder() -> Path:
@@ -25,7 +29,13 @@ def cache_folder() -> Path:
 
 def cache_file(weights: Weights, text_parts: Iterable[str], dtype: str, prompt: str) -> Path:
     """A name made of all that the embedding depends on; of a local folder, the sizes and times of its files."""
-    key = [weights.model if weights.revision else str(weights.folder), weights.revision, dtype, prompt]
+    key: list[Any] = [
+        _FORMAT,
+        weights.model if weights.revision else str(weights.folder),
+        weights.revision,
+        dtype,
+        prompt,
+    ]
     if weights.revision is None:
         files = [f for part in sorted(text_parts) for f in sorted((weights.folder / part).glob("*"))]
         key += [(f.parent.name, f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]

@@ -109,11 +109,16 @@ def require_whole(weights: Weights, unneeded: Collection[str] = ()) -> None:
 def _folder_of(options: DiffusionOptions) -> Path | None:
     path = Path(options.model).expanduser()
     if path.is_dir():
+        if options.revision is not None:
+            raise TrainingError(f"{FLAG}.revision does nothing for the folder {options.model}. Leave it out.")
         return path.resolve()
     if not _HUB_NAME.fullmatch(options.model):
         return None
     hub = importlib.import_module("huggingface_hub")
-    found = hub.try_to_load_from_cache(options.model, _INDEX, revision=options.revision)
+    try:
+        found = hub.try_to_load_from_cache(options.model, _INDEX, revision=options.revision)
+    except ValueError:  # no name that the hub allows
+        return None
     return Path(found).parent if isinstance(found, str) else None
 
 

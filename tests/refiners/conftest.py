@@ -1,17 +1,20 @@
 """Tiny pipelines, made once per session; prompts are cached in a folder of the test run."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
     """Folder of a tiny pipeline by family."""
     pytest.importorskip("diffusers", reason="the extra `diffusion` is not installed")
     from refiners import tiny_pipelines
 
+    gc.collect()
+    gc.freeze()  # what the imports brought stays: collecting it at the end of each loan would take most of the time
     made: dict[str, Path] = {}
 
     def get(family: str) -> Path:
@@ -19,7 +22,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             made[family] = tiny_pipelines.build(family, tmp_path_factory.mktemp("tiny") / family)
         return made[family]
 
-    return get
+    yield get
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

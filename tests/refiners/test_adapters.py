@@ -117,6 +117,25 @@ def test_prompt_and_guidance_reach_the_network(adapted):
         model.condition("never encoded", None)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["flux", "klein_base", "zimage"])
+def test_layers_that_wait_elsewhere_change_nothing(tiny, family):
+    """Group offload hooks every layer; adapters call parts of the autoencoder without its forward."""
+    import diffusers
+
+    answers = []
+    for offload in (False, True):
+        pipe = diffusers.DiffusionPipeline.from_pretrained(str(tiny(family)), dtype=torch.float32)
+        kind = ADAPTERS[type(pipe).__name__]
+        prompts = {text: kind.embed(pipe, text, CPU) for text in (PROMPT, NEGATIVE)}
+        if offload:
+            pipe.enable_group_offload(onload_device=CPU, offload_type="leaf_level")
+        model = kind(pipe, prompts)
+        z = model.encode(stacked([make_view(1)]))
+        answers.append(model.decode(z + model.velocity(z, 0.5, model.condition(PROMPT, GUIDANCE[family]))))
+    assert torch.equal(*answers)
+
+
 def test_packing_has_an_inverse():
     z = torch.randn(2, 4, 6, 8)
     assert torch.equal(unpacked(packed(z), 6, 8), z) and packed(z).shape == (2, 12, 16)

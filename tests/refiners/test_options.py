@@ -22,6 +22,7 @@ IDLE = [
     ("instruct", "klein", {"edit_start_sigma": 0.5}, "edit-start-sigma does nothing for instruct"),
     ("instruct", "klein", {"target_prompt": "sharp"}, "target-prompt does nothing for instruct"),
     ("instruct", "kontext", {"negative_prompt": "blur"}, "negative-prompt does nothing for .* no classifier-free"),
+    ("flowedit", "flux", {"revision": "main"}, "revision does nothing for the folder"),
     ("instruct", "klein", {"batch": 2}, "one view at a time"),
 ]
 

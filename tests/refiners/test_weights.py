@@ -14,6 +14,7 @@ from skyfall_ns.refiners.diffusion import FlowEditRefinerConfig
 from skyfall_ns.refiners.flow_models import ADAPTERS
 from skyfall_ns.refiners.img2img import Img2ImgRefinerConfig
 from skyfall_ns.refiners.instruct import InstructRefinerConfig
+from skyfall_ns.refiners.preset import resolve
 from skyfall_ns.refiners.weights import find_weights
 
 CONFIGS = (FlowEditRefinerConfig, Img2ImgRefinerConfig, InstructRefinerConfig)
@@ -67,6 +68,8 @@ def test_models_and_folders_that_nobody_knows():
         FlowEditRefinerConfig(model="some/model").check()
     with pytest.raises(MissingExtraError, match=r"there is no such folder, and it is no name on the hub\. Pass a "):
         FlowEditRefinerConfig(model="/no/such/folder").check()
+    with pytest.raises(MissingExtraError, match=r"a\.\.b/c is not on this machine"):
+        FlowEditRefinerConfig(model="a..b/c").check()
 
 
 def test_a_folder_that_is_no_pipeline(tmp_path):
@@ -188,4 +191,7 @@ def test_every_family_has_numbers(tiny):
     for family in ("flux", "schnell", "sd3", "klein", "klein_base", "zimage"):
         weights = find_weights(FlowEditRefinerConfig(model=str(tiny(family))), ADAPTERS)
         assert (weights.family, weights.guidance()) in FAMILIES
+    distilled = FlowEditRefinerConfig(model=str(tiny("klein")))
+    assert resolve(distilled, find_weights(distilled, ADAPTERS)).steps == 50  # four are too coarse to edit with
+    assert resolve(distilled, find_weights(distilled, ADAPTERS), editing=False).steps == 4
     assert numbers_for(FLUX1_DEV, "", "none") is KNOWN[FLUX1_DEV].numbers
