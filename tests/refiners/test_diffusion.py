@@ -12,7 +12,7 @@ from refiners.views import make_view
 from torch import Tensor
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.refiners import batches, diffusion, prompts
+from skyfall_ns.refiners import batches, diffusion, loading, prompts
 from skyfall_ns.refiners.batches import Batches
 from skyfall_ns.refiners.catalogue import KNOWN, SOURCE_PROMPT, TARGET_PROMPT
 from skyfall_ns.refiners.diffusion import FlowEditRefinerConfig, skyfall_flux
@@ -159,6 +159,16 @@ def test_batches_shrink_when_memory_runs_out():
 
     with pytest.raises(TrainingError, match=r"too little memory to refine a single view.*Pass .*offload"):
         Batches(never, 1, CPU)(views)
+
+
+def test_a_model_too_large_to_load(config, monkeypatch):
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    refine(config, make_view(1))  # prompts are cached
+    monkeypatch.setattr(loading, "_from_disk", too_large)
+    with pytest.raises(TrainingError, match=r"does not fit into the memory of the GPU\. Pass .*offload model or group"):
+        refine(config, make_view(1))
 
 
 def test_noise_levels_choose_the_steps(tiny):

@@ -92,9 +92,26 @@ def test_the_first_finite_view_becomes_the_reference(tmp_path):
     assert [file.name for file in (tmp_path / "episode").iterdir()] == ["reference.png"]
 
 
+def test_an_editor_whose_text_encoder_looks_at_pictures(tiny, tmp_path, monkeypatch):
+    """Nothing is encoded ahead, and the text encoder stays."""
+    import diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus as real
+
+    config = InstructRefinerConfig(model=str(tiny("qwen_edit")), dtype="float32", steps=2)
+    monkeypatch.setattr(real, "CONDITION_IMAGE_SIZE", 64 * 64)  # pictures are brought to a megapixel otherwise
+    monkeypatch.setattr(real, "VAE_IMAGE_SIZE", 64 * 64)
+    views = [make_view(1, 50, 70), make_view(2, 50, 70)]
+    with config.load(CPU, tmp_path) as refiner:
+        refined = refiner(views)
+    assert all(a.shape == view.image.shape and torch.isfinite(a).all() for a, view in zip(refined, views, strict=True))
+    with config.load(CPU, tmp_path) as refiner:
+        assert torch.equal(refiner(views[1:])[0], refined[1])
+    with replace(config, instruction="paint it blue").load(CPU, tmp_path) as refiner:
+        assert not torch.equal(refiner(views[1:])[0], refined[1])
+
+
 @pytest.mark.parametrize(("family", "several"), [("QwenImageEditPlusPipeline", True), ("QwenImageEditPipeline", False)])
 def test_what_qwen_is_asked(tmp_path, family, several):
-    """Its text encoder of a vision model has no tiny double here: a stand-in takes the call."""
+    """Both of its pipelines, by a stand-in that takes the call."""
     asked: list[dict] = []
 
     def pipe(**given):

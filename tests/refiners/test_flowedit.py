@@ -57,6 +57,27 @@ def test_the_tail_samples_the_target():
     assert z.mean().item() == pytest.approx(1.0, abs=0.02) and z.std().item() == pytest.approx(0.3, abs=0.02)
 
 
+@pytest.mark.parametrize(("n_max", "n_min", "n_avg"), [(10, 4, 1), (24, 0, 1), (10, 4, 3), (4, 4, 1)])
+def test_it_is_the_published_algorithm(n_max, n_min, n_avg):
+    """The paper's form follows the edited latents instead of their change; the same noise gives the same answer."""
+    model, x, noise = Gaussian(), latents(), seeded_noise([3, 4])
+    edited = x.clone()
+    for i in range(28 - n_max, 28 - n_min):
+        sigma, change = float(SIGMAS[i]), torch.zeros_like(x)
+        for k in range(n_avg):
+            source = (1 - sigma) * x + sigma * noise(i, k, tuple(x.shape))
+            target = edited + source - x
+            change += (model.velocity(target, sigma, 1.0) - model.velocity(source, sigma, 0.0)) / n_avg
+        edited = edited + (float(SIGMAS[i + 1]) - sigma) * change
+    for i in range(28 - n_min, 28):
+        sigma = float(SIGMAS[i])
+        if i == 28 - n_min:
+            edited = edited + (1 - sigma) * x + sigma * noise(i, 0, tuple(x.shape)) - x
+        edited = edited + (float(SIGMAS[i + 1]) - sigma) * model.velocity(edited, sigma, 1.0)
+    ours = flow_edit_latents(model, x, 0.0, 1.0, SIGMAS, EditSteps(n_max, n_min, n_avg), seeded_noise([3, 4]))
+    assert (ours - edited).abs().max() < 2e-6
+
+
 def test_what_changes_nothing():
     x = latents()
     nothing = flow_edit_latents(Gaussian(), x, 0.0, 1.0, SIGMAS, EditSteps(0), seeded_noise([0, 1]))

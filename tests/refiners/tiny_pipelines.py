@@ -159,9 +159,40 @@ def zimage(folder: Path) -> Any:
     )  # fmt: skip
 
 
+def qwen_edit(folder: Path) -> Any:
+    marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    tokenizer = qwen_tokenizer(folder / "qwen", extra=marks)
+    start, end, image, video = (tokenizer.convert_tokens_to_ids(mark) for mark in marks)
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    text = {
+        "vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        "rope_parameters": {"mrope_section": [1, 1, 2], "rope_type": "default", "rope_theta": 1e6},
+    }  # fmt: skip
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, vision_start_token_id=start, vision_end_token_id=end,
+        image_token_id=image, video_token_id=video,
+    )  # fmt: skip
+    processor = transformers.Qwen2VLProcessor(
+        transformers.Qwen2VLImageProcessor(), tokenizer, transformers.Qwen2VLVideoProcessor(), chat_template=CHAT
+    )
+    transformer = diffusers.QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4
+    )
+    encoder = transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
+    return diffusers.QwenImageEditPlusPipeline(
+        scheduler=dynamic_scheduler(), vae=vae.eval(), text_encoder=encoder, tokenizer=tokenizer, processor=processor,
+        transformer=transformer.eval(),
+    )  # fmt: skip
+
+
 MAKERS: dict[str, Callable[[Path], Any]] = {
     "flux": flux, "schnell": schnell, "sd3": sd3, "klein": klein, "klein_base": klein_base, "zimage": zimage,
-    "kontext": kontext,
+    "kontext": kontext, "qwen_edit": qwen_edit,
 }  # fmt: skip
 
 
