@@ -86,7 +86,7 @@ def edit_steps(resolved: Resolved, sigmas: Float[Tensor, "t1"]) -> EditSteps:
     n_min = _or(resolved.n_min, min(n_max, steps_left_at(sigmas, resolved.edit_end_sigma)))
     if resolved.n_max is None:
         got = float(sigmas[len(sigmas) - 1 - n_max])
-        if abs(got - resolved.edit_start_sigma) > FAR_SIGMA:
+        if abs(got - resolved.edit_start_sigma) > FAR_SIGMA or got == 0 < resolved.edit_start_sigma:
             warnings.warn(
                 f"Editing starts at noise level {got:.2f} instead of {resolved.edit_start_sigma:g}: {len(sigmas) - 1} "
                 f"steps are too few. Pass more {FLAG}.steps.",

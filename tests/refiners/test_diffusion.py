@@ -180,6 +180,9 @@ def test_noise_levels_choose_the_steps(tiny):
         smaller = diffusion.edit_steps(flow.numbers, flow.model.sigmas((512, 512), flow.numbers.steps))
         with pytest.warns(UserWarning, match=r"starts at noise level 0\.\d+ instead of 0\.64: 2 steps are too few"):
             diffusion.edit_steps(flow.numbers, flow.model.sigmas((1024, 1024), 2))
+        with pytest.warns(UserWarning, match=r"starts at noise level 0\.00 instead of 0\.04: 28 steps are too few"):
+            gentle = replace(flow.numbers, edit_start_sigma=0.04, edit_end_sigma=0.0)
+            diffusion.edit_steps(gentle, flow.model.sigmas((1024, 1024), 28))
     assert (steps.n_max, steps.n_min, steps.n_avg) == (10, 4, 1)
     assert smaller.n_max > 10 and smaller.n_min > 4
 
