@@ -38,6 +38,10 @@ RULES = {
     "data": (DATA, HEAVY | GUESTS),
     "scenes can be read": (["skyfall_ns.data.scene", "skyfall_ns.data.ply"], HEAVY | GUESTS | MAPS),
     "parts of models": (PARTS, {"nerfstudio", "open3d"} | GUESTS | MAPS),
+    "refiners": (
+        [*modules("refiners/*.py"), *modules("refiners/flow_models/*.py")],
+        {"nerfstudio", "open3d", "accelerate"} | GUESTS | MAPS,
+    ),
     "depth priors": (modules("priors/*.py"), {"nerfstudio", "open3d"} | GUESTS | MAPS),
 }
 

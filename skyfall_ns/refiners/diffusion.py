@@ -1,0 +1,125 @@
+"""The refiner of Skyfall-GS: FlowEdit with any rectified-flow model that there is an adapter for."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from skyfall_ns.refiners.batches import Batches, stacked
+from skyfall_ns.refiners.catalogue import FLUX1_DEV, SOURCE_PROMPT, TARGET_PROMPT, licence_of
+from skyfall_ns.refiners.flow_models import ADAPTERS, FlowAdapter
+from skyfall_ns.refiners.flowedit import FlowModel, NoiseFn, flow_edit_latents
+from skyfall_ns.refiners.loading import lend_pipeline
+from skyfall_ns.refiners.noise import anchored_noise, seeded_noise
+from skyfall_ns.refiners.options import DiffusionOptions, Noise, check_numbers, refuse_unused
+from skyfall_ns.refiners.padding import pad_to_multiple, padded_size
+from skyfall_ns.refiners.preset import Resolved, check_resolved, edit_steps, resolve
+from skyfall_ns.refiners.prompts import are_cached, encoded
+from skyfall_ns.refiners.types import Refiner, RenderedView
+from skyfall_ns.refiners.weights import Weights, find_weights, require_packages, require_whole
+
+NAME = "flowedit"
+_UNUSED = ("instruction",)
+
+
+@dataclass(frozen=True)
+class FlowEditRefinerConfig(DiffusionOptions):
+    """Edits renders along the difference of two prompts: keeps what is there, sharpens how it looks."""
+
+    generative: ClassVar[bool] = True
+
+    def check(self) -> None:
+        """MissingExtraError without package or weights, TrainingError for numbers that make no sense."""
+        refuse_unused(self, _UNUSED, NAME)
+        check_numbers(self)
+        require_packages(self.quantize)
+        weights = find_weights(self, ADAPTERS)
+        resolved = resolve(self, weights)
+        check_resolved(resolved)
+        adapter = ADAPTERS[weights.family]
+        cached = are_cached(weights, adapter.text_parts, self.dtype, texts_of(resolved, adapter))
+        require_whole(weights, adapter.text_parts if cached else ())
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes pictures."""
+        weights = find_weights(self, ADAPTERS)
+        numbers = vars(resolve(self, weights)).copy()
+        del numbers["instruction"]
+        return {"name": NAME, **identity_of(self, weights), **numbers, "noise": self.noise}
+
+    @contextmanager
+    def load(self, device: torch.device, episode: Path) -> Iterator[Refiner]:
+        """All memory is given back at the end; the refiner must not be called after it."""
+        self.check()
+        weights = find_weights(self, ADAPTERS)
+        resolved, adapter = resolve(self, weights), ADAPTERS[weights.family]
+        prompts = encoded(weights, adapter, self, texts_of(resolved, adapter), device)
+        with lend_pipeline(weights, adapter.text_parts, self, device) as pipe:
+            model = adapter(pipe, prompts, resolved.negative_prompt)
+            edit = FlowEdit(model, resolved, self.noise, zlib.crc32(episode.name.encode()), device)
+            yield Batches(edit, self.batch, device)
+
+
+@dataclass(frozen=True)
+class FlowEdit:
+    """Views of one size in, their edited pictures out."""
+
+    model: FlowModel
+    numbers: Resolved
+    noise: Noise
+    city_seed: int
+    """Of anchored noise: shared by all views of an episode."""
+    device: torch.device
+
+    def __call__(self, views: Sequence[RenderedView]) -> Float[Tensor, "b h w 3"]:
+        numbers, images = self.numbers, stacked(views)
+        height, width = images.shape[-2:]
+        padded = padded_size(height, width)
+        sigmas = self.model.sigmas(padded, numbers.steps)
+        steps = edit_steps(numbers, sigmas)
+        if steps.n_max == 0:
+            return images.permute(0, 2, 3, 1)
+        source = self.model.condition(numbers.source_prompt, numbers.source_guidance)
+        target = self.model.condition(numbers.target_prompt, numbers.target_guidance)
+        x = self.model.encode(pad_to_multiple(images).to(self.device))
+        z = flow_edit_latents(self.model, x, source, target, sigmas, steps, self._noise(views, padded))
+        return self.model.decode(z)[..., :height, :width].permute(0, 2, 3, 1)
+
+    def _noise(self, views: Sequence[RenderedView], padded: tuple[int, int]) -> NoiseFn:
+        if self.noise == "anchored":
+            return anchored_noise(views, padded, self.city_seed)
+        return seeded_noise([view.seed for view in views])
+
+
+def skyfall_flux() -> FlowEditRefinerConfig:
+    """The published recipe (arXiv 2510.15869, fixed n_max): FLUX.1-dev, 16 evaluations per view of 1024 pixels."""
+    return FlowEditRefinerConfig(
+        model=FLUX1_DEV, steps=28, n_max=10, n_min=4, n_avg=1, source_guidance=1.5, target_guidance=5.5,
+        source_prompt=SOURCE_PROMPT, target_prompt=TARGET_PROMPT,
+    )  # fmt: skip
+
+
+def texts_of(resolved: Resolved, adapter: type[FlowAdapter]) -> list[str]:
+    """Prompts that must be encoded: what is guided away from only where there is such guidance."""
+    texts = [resolved.source_prompt, resolved.target_prompt]
+    strengths = [g for g in (resolved.source_guidance, resolved.target_guidance) if g is not None]
+    if any(adapter.uses_negative(g) for g in strengths):
+        texts.append(resolved.negative_prompt)
+    return list(dict.fromkeys(texts))
+
+
+def identity_of(options: DiffusionOptions, weights: Weights) -> dict[str, Any]:
+    """What every diffusion refiner says of its model."""
+    return {
+        "model": options.model,
+        "revision": weights.revision or options.revision,
+        "licence": licence_of(options.model),
+        "dtype": options.dtype,
+        "quantize": options.quantize,
+    }

@@ -1,0 +1,230 @@
+"""The FlowEdit refiner end to end on tiny pipelines, through the code that loads the large ones."""
+
+import gc
+import json
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from refiners.views import make_view
+from torch import Tensor
+
+from skyfall_ns.errors import TrainingError
+from skyfall_ns.refiners import batches, diffusion, loading, prompts
+from skyfall_ns.refiners.batches import Batches
+from skyfall_ns.refiners.catalogue import KNOWN, SOURCE_PROMPT, TARGET_PROMPT
+from skyfall_ns.refiners.diffusion import FlowEditRefinerConfig, skyfall_flux
+
+CPU = torch.device("cpu")
+EPISODE = Path("episode_00")
+FAMILIES = ("flux", "schnell", "sd3", "klein", "klein_base", "zimage")
+QUICK = {"dtype": "float32", "steps": 6, "n_max": 4, "n_min": 2}
+
+
+def refine(config: FlowEditRefinerConfig, *views, batch: int = 8) -> list[Tensor]:
+    with replace(config, batch=batch).load(CPU, EPISODE) as refiner:
+        return refiner(list(views))
+
+
+@pytest.fixture
+def config(tiny):
+    return FlowEditRefinerConfig(model=str(tiny("flux")), **QUICK)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_refines_and_a_batch_is_its_views(tiny, family):
+    config = FlowEditRefinerConfig(model=str(tiny(family)), **QUICK)
+    views = [make_view(1), make_view(2)]
+    together = refine(config, *views)
+    apart = refine(config, *views, batch=1)
+    for view, a, b in zip(views, together, apart, strict=True):
+        assert a.shape == view.image.shape and a.dtype == torch.float32 and a.device == CPU
+        assert a.min() >= 0 and a.max() <= 1 and not torch.allclose(a, view.image, atol=0.02)
+        assert (a - b).abs().max() < 2e-5
+
+
+def test_the_same_seed_gives_the_same_picture(config):
+    view = make_view(1)
+    first, again, other = refine(config, view), refine(config, view), refine(config, replace(view, seed=2))
+    assert torch.equal(first[0], again[0]) and not torch.allclose(first[0], other[0], atol=1e-3)
+
+
+def test_nothing_to_edit_returns_the_input_itself(config):
+    view = make_view(1, 50, 70)
+    assert torch.equal(refine(replace(config, n_max=0, n_min=0), view)[0], view.image)
+    assert torch.equal(refine(replace(config, n_max=0, n_min=None), view)[0], view.image)
+
+
+def test_one_prompt_and_one_guidance_change_latents_by_nothing(config):
+    view, same = make_view(1), {"source_prompt": "a city", "target_prompt": "a city", "n_min": 0}
+    equal = replace(config, source_guidance=2.0, target_guidance=2.0, **same)
+    with equal.load(CPU, EPISODE) as refiner, torch.no_grad():
+        model = refiner.refine.model
+        round_trip = model.decode(model.encode(batches.stacked([view])))[0].permute(1, 2, 0).clamp(0, 1)
+        assert torch.equal(refiner([view])[0], round_trip)
+    stronger = refine(replace(equal, target_guidance=6.0), view)[0]
+    assert not torch.allclose(stronger, round_trip, atol=1e-4)
+
+
+def test_sizes_that_are_no_multiples_are_padded_and_cropped(config):
+    odd, small = make_view(1, 50, 70), make_view(2, 6, 64)
+    refined = refine(config, odd, small, make_view(3))
+    assert [tuple(image.shape[:2]) for image in refined] == [(50, 70), (6, 64), (64, 64)]
+    assert all(torch.isfinite(image).all() for image in refined)
+    with config.load(CPU, EPISODE) as refiner, torch.no_grad():
+        model = refiner.refine.model
+        padded = torch.nn.functional.pad(batches.stacked([odd]), (0, 10, 0, 14), mode="reflect")
+        assert model.encode(padded).shape[-2:] == (8, 10)
+
+
+def test_cached_prompts_need_no_text_encoders(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = refine(config, make_view(1))
+    assert len(list(prompts.cache_folder().glob("*.safetensors"))) == 2 == len(list(prompts.cache_folder().iterdir()))
+
+    def never(*_, **__):
+        raise AssertionError("text encoders were loaded")
+
+    monkeypatch.setattr(prompts, "lend_text_encoders", never)
+    with config.load(CPU, EPISODE) as refiner:
+        parts = refiner.refine.model.pipe.components
+        assert parts["text_encoder"] is None and parts["tokenizer_2"] is None and parts["transformer"] is not None
+        assert torch.equal(refiner([make_view(1)])[0], first[0])
+    with pytest.raises(AssertionError, match="were loaded"):
+        refine(replace(config, target_prompt="another city"), make_view(1))
+
+
+def test_a_broken_save_leaves_no_file(tmp_path):
+    with pytest.raises((AttributeError, ValueError)):
+        prompts.save({"bad": "no tensor"}, tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_weights_other_embeddings(tiny, tmp_path, config):
+    from refiners import tiny_pipelines
+
+    other = tiny_pipelines.build("flux", tmp_path / "other", seed=1)
+    a, b = (diffusion.find_weights(replace(config, model=str(m)), diffusion.ADAPTERS) for m in (tiny("flux"), other))
+    parts = ("text_encoder",)
+    names = {prompts.cache_file(w, parts, d, p) for w in (a, b) for d in ("float32", "bfloat16") for p in ("x", "y")}
+    assert len(names) == 8
+
+
+def test_memory_is_given_back(config):
+    with config.load(CPU, EPISODE) as refiner:
+        transformer = weakref.ref(refiner.refine.model.pipe.transformer)
+    gc.collect()
+    assert transformer() is None and refiner is not None
+
+
+def test_what_is_not_finite_is_not_used(config, monkeypatch):
+    views = [make_view(1), make_view(2)]
+    with config.load(CPU, EPISODE) as refiner:
+        model = refiner.refine.model
+        decode = model.decode
+
+        def broken(z):
+            images = decode(z)
+            images[1, 0, 3, 3] = torch.nan
+            return images
+
+        monkeypatch.setattr(model, "decode", broken)
+        refiner.batch = 2
+        with pytest.warns(UserWarning, match="view_2 is not finite; its render is kept"):
+            refined = refiner(views)
+    assert torch.equal(refined[1], views[1].image) and not torch.equal(refined[0], views[0].image)
+
+
+def test_batches_shrink_when_memory_runs_out():
+    tried: list[int] = []
+
+    def fits_two(views):
+        tried.append(len(views))
+        if len(views) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.stack([view.image for view in views])
+
+    views = [make_view(i) for i in range(7)]
+    refiner = Batches(fits_two, 7, CPU)
+    with pytest.warns(UserWarning, match="Memory ran out with [73] views at once; going on with [31]") as said:
+        refined = refiner(views)
+    assert len(said) == 2
+    assert tried == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert all(torch.equal(image, view.image) for image, view in zip(refined, views, strict=True))
+
+    def never(views):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(TrainingError, match=r"too little memory to refine a single view.*Pass .*offload"):
+        Batches(never, 1, CPU)(views)
+
+
+def test_a_model_too_large_to_load(config, monkeypatch):
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    refine(config, make_view(1))  # prompts are cached
+    monkeypatch.setattr(loading, "_from_disk", too_large)
+    with pytest.raises(TrainingError, match=r"does not fit into the memory of the GPU\. Pass .*offload model or group"):
+        refine(config, make_view(1))
+
+
+def test_noise_levels_choose_the_steps(tiny):
+    """Skyfall-GS's counts at 1024 pixels come out of the default noise levels."""
+    config = FlowEditRefinerConfig(model=str(tiny("flux")), dtype="float32")
+    with config.load(CPU, EPISODE) as refiner:
+        flow = refiner.refine
+        steps = diffusion.edit_steps(flow.numbers, flow.model.sigmas((1024, 1024), flow.numbers.steps))
+        smaller = diffusion.edit_steps(flow.numbers, flow.model.sigmas((512, 512), flow.numbers.steps))
+        with pytest.warns(UserWarning, match=r"starts at noise level 0\.\d+ instead of 0\.64: 2 steps are too few"):
+            diffusion.edit_steps(flow.numbers, flow.model.sigmas((1024, 1024), 2))
+        with pytest.warns(UserWarning, match=r"starts at noise level 0\.00 instead of 0\.04: 28 steps are too few"):
+            gentle = replace(flow.numbers, edit_start_sigma=0.04, edit_end_sigma=0.0)
+            diffusion.edit_steps(gentle, flow.model.sigmas((1024, 1024), 28))
+    assert (steps.n_max, steps.n_min, steps.n_avg) == (10, 4, 1)
+    assert smaller.n_max > 10 and smaller.n_min > 4
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_half_precision_is_close(config, name):
+    view = make_view(1)
+    exact, half = refine(config, view)[0], refine(replace(config, dtype=name), view)[0]
+    assert 0 < (exact - half).abs().mean() < 0.05
+
+
+def test_eight_bit_weights_run_anywhere(config):
+    view = make_view(1)
+    exact, eight = refine(config, view)[0], refine(replace(config, quantize="fp8"), view)[0]
+    assert 0 < (exact - eight).abs().mean() < 0.1
+
+
+def test_anchored_noise_is_used_and_belongs_to_the_episode(config):
+    view = make_view(1)
+    anchored = replace(config, noise="anchored")
+    with anchored.load(CPU, Path("a/episode_01")) as refiner:
+        one = refiner([view])[0]
+    with anchored.load(CPU, Path("b/episode_01")) as refiner:
+        assert torch.equal(refiner([view])[0], one)
+    with anchored.load(CPU, Path("episode_02")) as refiner:
+        assert not torch.equal(refiner([view])[0], one)
+    assert not torch.equal(refine(config, view)[0], one)
+
+
+def test_identity_says_what_changes_pictures(config):
+    identity = json.loads(json.dumps(config.identity()))
+    assert identity["name"] == "flowedit" and identity["licence"] == "unknown to skyfall-ns"
+    assert identity["target_prompt"] == TARGET_PROMPT and identity["source_guidance"] == 1.5
+    assert replace(config, batch=4).identity() == config.identity()
+    for change in ({"n_max": 3}, {"target_prompt": "x"}, {"noise": "anchored"}, {"dtype": "float16"}):
+        assert replace(config, **change).identity() != config.identity()
+    assert config.generative
+
+
+def test_the_published_recipe():
+    recipe = skyfall_flux()
+    assert (recipe.steps, recipe.n_max, recipe.n_min, recipe.n_avg) == (28, 10, 4, 1)
+    assert (recipe.source_guidance, recipe.target_guidance) == (1.5, 5.5)
+    assert (recipe.source_prompt, recipe.target_prompt) == (SOURCE_PROMPT, TARGET_PROMPT)
+    assert KNOWN[recipe.model].gated and "Non-Commercial" in KNOWN[recipe.model].licence
