@@ -15,6 +15,7 @@ from skyfall_ns.pipelines.depth_supervision import DepthSupervisionConfig
 from skyfall_ns.pipelines.idu_pipeline import IduPipelineConfig
 from skyfall_ns.pipelines.pseudo_cameras import PseudoSchedule
 from skyfall_ns.pipelines.skyfall_pipeline import SkyfallPipelineConfig
+from skyfall_ns.refiners.config import FLUX, KLEIN
 
 host.cure()
 
@@ -75,6 +76,18 @@ def method(
     return MethodSpecification(config=config, description=description)
 
 
+IDU_OPTIMIZERS = optimizers(
+    STEPS, decay=0.5, means=1e-5, scales=2e-3, quats=3e-4, opacities=0.01
+)  # geometry moves slowly where pictures are made up (benchmarks/stage2.md)
+PUBLISHED_IDU: dict[str, Any] = {  # run_jax_idu.py
+    "stage1_steps": REFERENCE_STEPS,
+    "synthetic_share": 0.75,
+    "agreement": False,
+    "grow_share": 0.9,
+    "grow_thresh": 2e-4,
+    "reset_share": 0.5,
+}
+
 skyfall = method(
     "skyfall",
     "Splat city from satellite images, georeferenced, heights tied to stereo (stage 1).",
@@ -133,8 +146,30 @@ skyfall_reference = method(
 
 skyfall_idu = method(
     "skyfall-idu",
-    "Stage 2: renders from ever lower elevations are refined and trained on, episode by episode.",
+    "Stage 2: renders from ever lower elevations are refined and trained on, episode by episode; needs no weights.",
     UNTIL_DONE,
-    optimizers(STEPS),
+    IDU_OPTIMIZERS,
     IduPipelineConfig,
+)
+
+skyfall_idu_klein = method(
+    "skyfall-idu-klein",
+    "Stage 2 with FlowEdit on FLUX.2-klein-base-4B (Apache-2.0); needs a GPU and the model's weights.",
+    UNTIL_DONE,
+    optimizers(REFERENCE_STEPS),
+    IduPipelineConfig,
+    preset="reference-jax",
+    refiner=KLEIN,
+    **PUBLISHED_IDU,
+)
+
+skyfall_idu_flux = method(
+    "skyfall-idu-flux",
+    "Stage 2 as published: FlowEdit on FLUX.1-dev (non-commercial, gated); needs a GPU and the model's weights.",
+    UNTIL_DONE,
+    optimizers(REFERENCE_STEPS),
+    IduPipelineConfig,
+    preset="reference-jax",
+    refiner=FLUX,
+    **PUBLISHED_IDU,
 )

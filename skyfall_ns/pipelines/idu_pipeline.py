@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -19,7 +19,7 @@ from torch import Tensor
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.evaluation.consistency import assess_episode
 from skyfall_ns.pipelines import resume
-from skyfall_ns.pipelines.curriculum import Curriculum, Episode, farthest_m, poses
+from skyfall_ns.pipelines.curriculum import PRESETS, Curriculum, Episode, farthest_m, poses
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder, episode_path
 from skyfall_ns.pipelines.episode_render import draw_pairs, render_views, stands_free
 from skyfall_ns.pipelines.loading import find_checkpoint
@@ -33,6 +33,7 @@ from skyfall_ns.pipelines.synthetic import SyntheticViews
 from skyfall_ns.refiners.config import RefinerOptions
 
 IDU = "idu"
+PresetName = Literal["fitted", "reference-jax", "reference-nyc"]
 
 
 @dataclass
@@ -44,8 +45,10 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     """config.yml of the stage 1 run to start from. Without it, and without --load-dir, stage 1 is trained first."""
     stage1_steps: int = 700
     """Steps of stage 1 where it is trained first."""
+    preset: PresetName = "fitted"
+    """Curriculum to begin with: fitted to the scene, or Skyfall-GS' for its two kinds of scenes."""
     curriculum: Curriculum = field(default_factory=Curriculum)
-    """From where the scene is looked at."""
+    """From where the scene is looked at; what is given replaces the preset's."""
     refiner: RefinerOptions = field(default_factory=RefinerOptions)
     """What is made of the renders."""
     synthetic_share: float = 0.75
@@ -89,7 +92,8 @@ class IduPipeline(SkyfallPipeline):
         self._folders, self._views = {}, {}
         if test_mode == "val":
             config.check()
-            self.episodes = config.curriculum.episodes(self.model.on_model.scene.box_m)
+            self.curriculum = config.curriculum.over(PRESETS[config.preset])
+            self.episodes = self.curriculum.episodes(self.model.on_model.scene.box_m)
             self._refiner = config.refiner.choose()
             self._refiner.check()
             self._look = self._chosen_look()
@@ -193,7 +197,7 @@ class IduPipeline(SkyfallPipeline):
     def _folder(self, episode: Episode) -> EpisodeFolder:
         if episode.number in self._folders:
             return self._folders[episode.number]
-        on_model, curriculum = self.model.on_model, self.config.curriculum
+        on_model, curriculum, seed = self.model.on_model, self.curriculum, self._trainer.config.machine.seed
         ground = PseudoGround(on_model, height_field(on_model))
         path = episode_path(self._idu, episode.number)
         if (path / "poses.json").exists():  # made with the splats of then
@@ -201,7 +205,7 @@ class IduPipeline(SkyfallPipeline):
         else:
             chosen = poses(
                 curriculum, episode, on_model.scene.box_m, ground.level_m,
-                lambda eye, target: stands_free(self.model, ground, episode, eye, target), self._trainer.config.machine.seed,
+                lambda eye, target: stands_free(self.model, ground, episode, eye, target), seed,
             )  # fmt: skip
         folder = EpisodeFolder.begin(
             self._idu, episode, chosen, curriculum.size_px, resume.identity(on_model),

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from skyfall_ns.errors import TrainingError
+from skyfall_ns.refiners.catalogue import FLUX1_DEV, FLUX2_KLEIN_BASE, SOURCE_PROMPT, TARGET_PROMPT
+from skyfall_ns.refiners.options import DiffusionOptions
 from skyfall_ns.refiners.scene_options import SceneOptions
 from skyfall_ns.refiners.smooth_options import SmoothOptions
 
@@ -23,16 +24,19 @@ class RefinerOptions:
     """What makes pictures of renders."""
 
     name: RefinerName = "scene"
-    """none: renders stay as they are. scene: a small network trained on this scene alone; it cleans up and invents
-    nothing. flowedit, img2img, instruct: diffusion models, which invent what no image shows."""
-
+    """none: renders stay as they are. smooth: edges stay, grain goes. scene: a small network trained on this scene
+    alone; like smooth, it invents nothing. flowedit, img2img, instruct: diffusion models, which invent what no image
+    shows."""
     smooth: SmoothOptions = field(default_factory=SmoothOptions)
     """Of the refiner `smooth`."""
     scene: SceneOptions = field(default_factory=SceneOptions)
     """Of the refiner `scene`."""
 
+    diffusion: DiffusionOptions = field(default_factory=DiffusionOptions)
+    """Of the refiners `flowedit`, `img2img` and `instruct`."""
+
     def choose(self) -> "RefinerConfig":
-        """The refiner of this name; TrainingError if this version has none."""
+        """The refiner of this name, not checked yet."""
         match self.name:
             case "none":
                 from skyfall_ns.refiners.none import NoneRefinerConfig
@@ -46,8 +50,18 @@ class RefinerOptions:
                 from skyfall_ns.refiners.scene import SceneRefinerConfig
 
                 return SceneRefinerConfig(self.scene)
-            case _:
-                raise TrainingError(f"This version has no refiner {self.name!r}. Choose none, or update skyfall-ns.")
+            case "flowedit":
+                from skyfall_ns.refiners.diffusion import FlowEditRefinerConfig
+
+                return FlowEditRefinerConfig(**self.diffusion.given())
+            case "img2img":
+                from skyfall_ns.refiners.img2img import Img2ImgRefinerConfig
+
+                return Img2ImgRefinerConfig(**self.diffusion.given())
+            case "instruct":
+                from skyfall_ns.refiners.instruct import InstructRefinerConfig
+
+                return InstructRefinerConfig(**self.diffusion.given())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON for manifests."""
@@ -62,6 +76,18 @@ class RefinerOptions:
         if options.name not in get_args(RefinerName):
             raise ValueError(f"the refiner {str(options.name)[:40]!r} is unknown")
         return options
+
+
+FLUX = RefinerOptions(
+    "flowedit",
+    diffusion=DiffusionOptions(
+        model=FLUX1_DEV, steps=28, n_max=10, n_min=4, n_avg=1, source_guidance=1.5, target_guidance=5.5,
+        source_prompt=SOURCE_PROMPT, target_prompt=TARGET_PROMPT,
+    ),
+)  # fmt: skip
+"""The published recipe (arXiv 2510.15869, fixed n_max): FLUX.1-dev, 16 evaluations per view of 1024 pixels."""
+KLEIN = RefinerOptions("flowedit", diffusion=DiffusionOptions(model=FLUX2_KLEIN_BASE))
+"""FlowEdit on weights of the Apache-2.0 licence, with the published noise levels."""
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skyfall_ns.refiners.batches import Batches, stacked
-from skyfall_ns.refiners.catalogue import FLUX1_DEV, SOURCE_PROMPT, TARGET_PROMPT, licence_of
+from skyfall_ns.refiners.catalogue import FLUX2_KLEIN_BASE, licence_of
 from skyfall_ns.refiners.flow_models import ADAPTERS, FlowAdapter
 from skyfall_ns.refiners.flowedit import FlowModel, NoiseFn, flow_edit_latents
 from skyfall_ns.refiners.loading import lend_pipeline
@@ -33,6 +33,8 @@ class FlowEditRefinerConfig(DiffusionOptions):
     """Edits renders along the difference of two prompts: keeps what is there, sharpens how it looks."""
 
     generative: ClassVar[bool] = True
+    model: str = FLUX2_KLEIN_BASE
+    """Hub name of a diffusers pipeline in the local cache, or a local folder with one."""
 
     def check(self) -> None:
         """MissingExtraError without package or weights, TrainingError for numbers that make no sense."""
@@ -95,14 +97,6 @@ class FlowEdit:
         if self.noise == "anchored":
             return anchored_noise(views, padded, self.city_seed)
         return seeded_noise([view.seed for view in views])
-
-
-def skyfall_flux() -> FlowEditRefinerConfig:
-    """The published recipe (arXiv 2510.15869, fixed n_max): FLUX.1-dev, 16 evaluations per view of 1024 pixels."""
-    return FlowEditRefinerConfig(
-        model=FLUX1_DEV, steps=28, n_max=10, n_min=4, n_avg=1, source_guidance=1.5, target_guidance=5.5,
-        source_prompt=SOURCE_PROMPT, target_prompt=TARGET_PROMPT,
-    )  # fmt: skip
 
 
 def texts_of(resolved: Resolved, adapter: type[FlowAdapter]) -> list[str]:

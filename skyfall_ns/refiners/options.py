@@ -2,12 +2,11 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.refiners.catalogue import FLUX2_KLEIN_BASE
 
-FLAG = "--pipeline.refiner"
+FLAG = "--pipeline.refiner.diffusion"
 """What command lines put before the options of a refiner."""
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
@@ -20,8 +19,8 @@ Noise = Literal["independent", "anchored"]
 class DiffusionOptions:
     """Options of a diffusion refiner; None means what the model's preset says."""
 
-    model: str = FLUX2_KLEIN_BASE
-    """Hub name of a diffusers pipeline in the local cache, or a local folder with one."""
+    model: str | None = None
+    """Hub name of a diffusers pipeline in the local cache, or a local folder with one; None: the refiner's own."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; None: main."""
     dtype: DtypeName = "bfloat16"
@@ -58,6 +57,11 @@ class DiffusionOptions:
     """Views per call, at most; halved when memory runs out."""
     noise: Noise = "independent"
     """Noise of each view by itself, or anchored to the city in 3D, so that views share it where they see the same."""
+
+    def given(self) -> dict[str, Any]:
+        """The options that are not left as they are: each refiner has a model of its own."""
+        values = {field.name: getattr(self, field.name) for field in fields(DiffusionOptions)}
+        return {name: value for name, value in values.items() if value != getattr(DiffusionOptions, name)}
 
 
 def refuse_unused(options: DiffusionOptions, unused: tuple[str, ...], name: str) -> None:

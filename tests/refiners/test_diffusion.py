@@ -15,7 +15,8 @@ from skyfall_ns.errors import TrainingError
 from skyfall_ns.refiners import batches, diffusion, loading, prompts
 from skyfall_ns.refiners.batches import Batches
 from skyfall_ns.refiners.catalogue import KNOWN, SOURCE_PROMPT, TARGET_PROMPT
-from skyfall_ns.refiners.diffusion import FlowEditRefinerConfig, skyfall_flux
+from skyfall_ns.refiners.config import FLUX
+from skyfall_ns.refiners.diffusion import FlowEditRefinerConfig
 
 CPU = torch.device("cpu")
 EPISODE = Path("episode_00")
@@ -223,7 +224,7 @@ def test_identity_says_what_changes_pictures(config):
 
 
 def test_the_published_recipe():
-    recipe = skyfall_flux()
+    recipe = FLUX.choose()
     assert (recipe.steps, recipe.n_max, recipe.n_min, recipe.n_avg) == (28, 10, 4, 1)
     assert (recipe.source_guidance, recipe.target_guidance) == (1.5, 5.5)
     assert (recipe.source_prompt, recipe.target_prompt) == (SOURCE_PROMPT, TARGET_PROMPT)
