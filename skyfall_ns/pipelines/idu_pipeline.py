@@ -21,6 +21,7 @@ from skyfall_ns.evaluation.consistency import assess_episode
 from skyfall_ns.pipelines import resume
 from skyfall_ns.pipelines.curriculum import PRESETS, Curriculum, Episode, farthest_m, poses
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder, episode_path
+from skyfall_ns.pipelines.episode_panel import EpisodePanel, show_episode
 from skyfall_ns.pipelines.episode_render import draw_pairs, render_views, stands_free
 from skyfall_ns.pipelines.loading import find_checkpoint
 from skyfall_ns.pipelines.parking import parked
@@ -84,6 +85,7 @@ class IduPipeline(SkyfallPipeline):
     rounds: Rounds | None = None  # from the first step on
     _folders: dict[int, EpisodeFolder]
     _views: dict[int, SyntheticViews]
+    _panel: EpisodePanel | None = None  # in the viewer, if there is one
 
     def __init__(self, config: IduPipelineConfig, device: str, test_mode: str = "val", **kwargs: Any) -> None:
         """Raises MissingExtraError or TrainingError, before anything is trained, if the refiner lacks something or a
@@ -160,6 +162,7 @@ class IduPipeline(SkyfallPipeline):
                 self._views[number] = self._prepared(self.episodes[number - 1])
         for number in set(self._views) - set(self._needed(now.number)):
             del self._views[number]
+        self._panel = show_episode(self._trainer, self._folders[now.number], self.model.on_model, self._panel)
         restart_rates(self._trainer.optimizers, self._trainer.config.optimizers, step - now.first, now.steps)
         self.forget()
 
