@@ -83,6 +83,8 @@ PUBLISHED_IDU: dict[str, Any] = {  # run_jax_idu.py
     "stage1_steps": REFERENCE_STEPS,
     "synthetic_share": 0.75,
     "agreement": False,
+    "episode_depth": True,
+    "depth": DepthSupervisionConfig(prior="moge", moge_version="v1", loss="pearson", schedule=PseudoSchedule()),
     "grow_share": 0.9,
     "grow_thresh": 2e-4,
     "reset_share": 0.5,

@@ -40,6 +40,7 @@ OVERRIDDEN = {
             "colors",
             "shs_0",
             "shs_rest",
+            "features_rest",  # the host's is no attribute where colours do not change with the direction
             "set_crop",
         ],
     ),

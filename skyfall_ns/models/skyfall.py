@@ -106,6 +106,11 @@ class SkyfallModel(SplatfactoModel):
         rest = self.gauss_params.get("features_rest")
         return self.means.new_zeros(self.num_points, 0, 3) if rest is None else rest
 
+    @property
+    def features_rest(self) -> Tensor:
+        """The same under the host's name: its viewer evaluates every property, also where there are no harmonics."""
+        return self.shs_rest
+
     def base_colors(self, view: View | None = None) -> Float[Tensor, "n 3"]:
         """RGB in even light, as a view sees it (None: from nowhere in particular)."""
         colors = 0.5 + SH_C0 * self.features_dc

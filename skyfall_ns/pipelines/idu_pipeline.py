@@ -1,6 +1,7 @@
 """Stage 2, iterative dataset update: per episode the scene is rendered, the renders are refined, and training goes on
 with what came of them."""
 
+import hashlib
 import random
 import shutil
 import time
@@ -14,12 +15,13 @@ import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
-from torch import Tensor
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.evaluation.consistency import assess_episode
+from skyfall_ns.models.skyfall import SkyfallModel
 from skyfall_ns.pipelines import resume
 from skyfall_ns.pipelines.curriculum import PRESETS, Curriculum, Episode, farthest_m, poses
+from skyfall_ns.pipelines.depth_supervision import DepthSupervision
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder, episode_path
 from skyfall_ns.pipelines.episode_panel import EpisodePanel, show_episode
 from skyfall_ns.pipelines.episode_render import draw_pairs, render_views, stands_free
@@ -61,6 +63,8 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     """Name of the training image whose light and colours the renders have. Default: the one with the highest sun."""
     agreement: bool = True
     """Weigh the pixels of refined images by how well neighbouring views agree with them."""
+    episode_depth: bool = False
+    """Supervise depth during episodes too, over the elevations and distances of --pipeline.depth (Skyfall-GS)."""
     grow_share: float = 0.0
     """Part of an episode's steps during which splats are split and pruned (Skyfall-GS: 0.9)."""
     grow_thresh: float = 6e-4
@@ -86,6 +90,9 @@ class IduPipeline(SkyfallPipeline):
     _folders: dict[int, EpisodeFolder]
     _views: dict[int, SyntheticViews]
     _panel: EpisodePanel | None = None  # in the viewer, if there is one
+    _began: int | None = None
+    _origin: str | None = None
+    _loaded: bool = False
 
     def __init__(self, config: IduPipelineConfig, device: str, test_mode: str = "val", **kwargs: Any) -> None:
         """Raises MissingExtraError or TrainingError, before anything is trained, if the refiner lacks something or a
@@ -103,18 +110,15 @@ class IduPipeline(SkyfallPipeline):
     # Where the run stands
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Also: when stage 2 began."""
+        """Also: when stage 2 began, and from which splats."""
         start = None if self.rounds is None else self.rounds.start
-        return super().get_extra_state() | {"idu": {"start": start}}
+        return super().get_extra_state() | {"idu": {"start": start, "origin": self._origin}}
 
     def set_extra_state(self, state: dict[str, Any] | None) -> None:
         """A checkpoint of stage 2 knows when it began; after one of stage 1 it begins."""
         super().set_extra_state(state)
-        self._began = None if state is None else state.get("idu", {}).get("start")
-        self._loaded = True
-
-    _began: int | None = None
-    _loaded: bool = False
+        known = ({} if state is None else state).get("idu", {})
+        self._began, self._origin, self._loaded = known.get("start"), known.get("origin"), True
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -135,16 +139,25 @@ class IduPipeline(SkyfallPipeline):
         return [*callbacks, before]
 
     def _start(self, trainer: Trainer) -> int:
-        """The first step of stage 2."""
-        if self._loaded:
-            return trainer._start_step if self._began is None else self._began
-        if self.config.stage1 is None:
-            return self.config.stage1_steps
-        checkpoint = find_checkpoint(self.config.stage1)
+        """The first step of stage 2: after the steps of the run that it starts from."""
+        if not self._loaded and self.config.stage1 is not None:
+            trainer._start_step = self._load_stage1(find_checkpoint(self.config.stage1)) + 1
+        if self._began is not None:
+            return self._began
+        return trainer._start_step if self._loaded else self.config.stage1_steps
+
+    def _load_stage1(self, checkpoint: Path) -> int:
+        """Take over the splats and looks of another run; the number of its last step."""
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        self.load_pipeline(state["pipeline"], state["step"])
-        self._stopped, self._loaded = None, False  # the splats of that run, not its place
-        return 0
+        try:
+            self.load_pipeline(state["pipeline"], state["step"])
+        except (KeyError, RuntimeError) as error:
+            raise TrainingError(
+                f"{checkpoint} was trained with other parts of the model than this run has. "
+                "Pass the same --pipeline.model options (appearance, sh-degree, pose-shift) as in stage 1."
+            ) from error
+        self._stopped = None  # its place and its dice are its own
+        return int(state["step"])
 
     # Episodes
 
@@ -154,8 +167,8 @@ class IduPipeline(SkyfallPipeline):
         if now is None or now.number in self._views:
             return
         if step == now.first:
-            if step > self._trainer._start_step or step == 0:
-                self._save_before(step)
+            self._origin = self._origin or _fingerprint(self.model)
+            self._trainer.save_checkpoint(step - 1)  # renders are never made from other splats than a resumed run has
             self._begin_growth(now)
         with _quiet_dice(self.model):
             for number in self._needed(now.number):
@@ -163,13 +176,9 @@ class IduPipeline(SkyfallPipeline):
         for number in set(self._views) - set(self._needed(now.number)):
             del self._views[number]
         self._panel = show_episode(self._trainer, self._folders[now.number], self.model.on_model, self._panel)
+        self._begin_depth(now)
         restart_rates(self._trainer.optimizers, self._trainer.config.optimizers, step - now.first, now.steps)
         self.forget()
-
-    def _save_before(self, step: int) -> None:
-        """A checkpoint at an episode's door, so that rendering and refining are never done from other splats."""
-        if step > 0:
-            self._trainer.save_checkpoint(step - 1)
 
     def _needed(self, number: int) -> list[int]:
         return list(range(1, number + 1)) if self.config.keep_earlier > 0 else [number]
@@ -183,17 +192,27 @@ class IduPipeline(SkyfallPipeline):
         )  # fmt: skip
         self.model.grow_from(now.first, options)
 
+    def _begin_depth(self, now: Round) -> None:
+        """Depth supervision over an episode: its window is the episode's."""
+        if self.depth is None:
+            return
+        self.depth.close()
+        if not self.config.episode_depth:
+            self.depth = None
+            return
+        options, seed = self.config.depth, self.depth.seed
+        window = replace(options.schedule, start=now.first - 1, end=now.first + now.steps, ramp=0)
+        self.depth = DepthSupervision.of(replace(options, schedule=window), self.model.on_model, seed)
+
     def _prepared(self, episode: Episode) -> SyntheticViews:
         """An episode's images: rendered, refined and weighed as far as that is not done yet."""
         folder = self._folder(episode)
         self._render(folder)
-        device = self.model.device
         if folder.missing_refined():
+            device = self.model.device
             with parked(self.model, self._trainer.optimizers):
                 report = refine_episode(folder, self._refiner, device)
             CONSOLE.log(f"Episode {episode.number}: {report.refined} images refined in {report.seconds:.0f} s.")
-        else:
-            folder.begin_refining(self._refiner.identity(), self._refiner.generative)
         self._weigh(folder)
         return SyntheticViews.of(folder, self.model.on_model, self._look, self.config.agreement)
 
@@ -211,9 +230,10 @@ class IduPipeline(SkyfallPipeline):
                 lambda eye, target: stands_free(self.model, ground, episode, eye, target), seed,
             )  # fmt: skip
         folder = EpisodeFolder.begin(
-            self._idu, episode, chosen, curriculum.size_px, resume.identity(on_model),
+            self._idu, episode, chosen, curriculum.size_px, resume.identity(on_model) | {"origin": self._origin},
             farthest_m(chosen, on_model.scene.box_m), self.config.refiner.to_dict(),
         )  # fmt: skip
+        folder.begin_refining(self._refiner.identity(), self._refiner.generative)
         self._folders[episode.number] = folder
         return folder
 
@@ -245,10 +265,6 @@ class IduPipeline(SkyfallPipeline):
 
     # Steps
 
-    def depth_losses(self, step: int) -> dict[str, Tensor]:
-        """Of stage 1 only: its schedule counts its steps."""
-        return {} if self.rounds is not None and self.rounds.at(step) else super().depth_losses(step)
-
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """A satellite view's losses, or those of a refined one."""
         now = None if self.rounds is None else self.rounds.at(step)
@@ -259,7 +275,13 @@ class IduPipeline(SkyfallPipeline):
         camera, batch = self._views[number].at(turn)
         outputs = self.model(camera.to(self.device))
         metrics = self.model.get_metrics_dict(outputs, batch)
-        return outputs, self.model.get_loss_dict(outputs, batch, metrics), metrics
+        losses = self.model.get_loss_dict(outputs, batch, metrics)
+        return outputs, losses | self.depth_losses(step), metrics
+
+
+def _fingerprint(model: SkyfallModel) -> str:
+    """Which splats a run started from."""
+    return hashlib.sha256(model.means.detach().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def _told(numbers: dict[str, Any]) -> str:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.viewer.utils import parse_object
+from nerfstudio.viewer.viewer_elements import ViewerElement
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.method_configs import skyfall
@@ -310,6 +312,14 @@ def test_canonical_colours_are_what_exports_write(model):
     clear = (expected > 0.05).all(-1)  # below, the gamma code is linear
     torch.testing.assert_close(model.colors[clear], expected[clear])
     assert model.shs_rest.shape == (model.num_points, 0, 3)
+
+
+def test_the_viewer_can_look_for_its_elements(model):
+    """The host's evaluates every property of a model."""
+    elements = dict(parse_object(model, ViewerElement, "model"))
+    assert [element.name for path, element in elements.items() if "panel" in path] == [
+        "Look", "Blend with", "Share of the second",
+    ]  # fmt: skip
 
 
 def test_heights_do_not_depend_on_tiles_and_are_metres(model):
