@@ -110,3 +110,14 @@ def numbers_for(model: str, family: str, guidance: Guidance) -> Numbers:
 def licence_of(model: str) -> str:
     """In words, for messages and manifests."""
     return KNOWN[model].licence if model in KNOWN else "unknown to skyfall-ns"
+
+
+def models_table() -> str:
+    """The known models in Markdown, for docs/stage2.md."""
+    head = ("model", "licence", "gated", "parameters, 10⁹", "download, GB", "GPU memory, GB")
+    rows = [
+        (f"`{name}`", model.licence, "yes" if model.gated else "no",
+         *(f"{number:g}" for number in (model.parameters_b, model.download_gb, model.memory_gb)))
+        for name, model in KNOWN.items()
+    ]  # fmt: skip
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows))
