@@ -17,6 +17,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +65,26 @@ def call(*command: object) -> None:
         raise RuntimeError(f"{program}: {lines[-1] if lines else 'no message'}")
 
 
-def measured(scene: Path, folder: Path, flags: list[str], reference: Path | None, truth: Path | None) -> dict[str, Any]:
-    """Train once and score: {"seconds", "splats", "held_out", "dsm", "views"}; the last two None without truth."""
+def trained(scene: Path, folder: Path, words: list[str]) -> tuple[Path, float]:
+    """Train with the words of ns-train, method first: the run's config.yml, and seconds of the whole command."""
     shutil.rmtree(folder, ignore_errors=True)
     start = time.perf_counter()
-    words = flags if flags and not flags[0].startswith("-") else ["skyfall", *flags]
     call("ns-train", *words, "--data", scene, "--output-dir", folder, "--experiment-name", "run", "--timestamp", "run",
          "--vis", "tensorboard")  # fmt: skip
-    result: dict[str, Any] = {"seconds": time.perf_counter() - start, "dsm": None, "views": None}
-    run = folder / "run" / words[0] / "run"
-    config, report = run / "config.yml", folder / "report.json"
-    result["splats"] = splats(next((run / "nerfstudio_models").glob("*.ckpt")))
+    return folder / "run" / words[0] / "run" / "config.yml", time.perf_counter() - start
+
+
+def with_method(flags: list[str], method: str) -> list[str]:
+    """Flags after the method that they name, or else after this one."""
+    return flags if flags and not flags[0].startswith("-") else [method, *flags]
+
+
+def scored(config: Path, folder: Path, reference: Path | None, truth: Path | None) -> dict[str, Any]:
+    """Scores of a run: {"splats", "held_out", "dsm", "views"}; the last two None without truth."""
+    report = folder / "report.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {"dsm": None, "views": None}
+    result["splats"] = splats(next((config.parent / "nerfstudio_models").glob("*.ckpt")))
     call("ns-eval", "--load-config", config, "--output-path", report)
     result["held_out"] = json.loads(report.read_text())["results"]
     if reference:
@@ -87,18 +98,24 @@ def measured(scene: Path, folder: Path, flags: list[str], reference: Path | None
     return result
 
 
+def measured(scene: Path, folder: Path, flags: list[str], reference: Path | None, truth: Path | None) -> dict[str, Any]:
+    """Train once and score: {"seconds", "splats", "held_out", "dsm", "views"}."""
+    config, seconds = trained(scene, folder, with_method(flags, "skyfall"))
+    return {"seconds": seconds} | scored(config, folder, reference, truth)
+
+
 def measured_or_kept(
-    name: str, scene: Path, folder: Path, flags: list[str], reference: Path | None, truth: Path | None, wanted: bool
+    name: str, folder: Path, question: list[str], measure: Callable[[], dict[str, Any]], wanted: bool
 ) -> dict[str, Any] | None:
     """The scores kept in a folder if they answer the same question, else new ones; None if not wanted or failed."""
-    kept, question = folder / "result.json", [str(scene), *flags, str(reference), str(truth)]
+    kept = folder / "result.json"
     known = json.loads(kept.read_text()) if kept.is_file() else {}
     if known.get("question") == question:
         return known
     if not wanted:
         return None
     try:
-        result = measured(scene, folder, flags, reference, truth)
+        result = measure()
     except RuntimeError as error:
         print(f"{name} failed. {error}", file=sys.stderr, flush=True)
         return None
@@ -166,9 +183,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
     arguments = parser.parse_args()
     scene = arguments.scene.resolve()
-    found = {name: path if path.exists() else None for name, path in
-             (("reference", scene / "truth/dsm.tif"), ("truth", scene / "truth/oblique"))}  # fmt: skip
-    reference, truth = arguments.reference or found["reference"], arguments.truth or found["truth"]
+    reference, truth = truths(scene, arguments)
     heading = arguments.heading or scene.name
     steps = [] if arguments.steps is None else ["--max-num-iterations", str(arguments.steps)]
     said = (
@@ -178,13 +193,22 @@ def main() -> None:
     for name, flags in VARIANTS.items():
         folder = arguments.work.resolve() / slug(heading) / slug(name)
         wanted = not arguments.only or name in arguments.only
-        result = measured_or_kept(name, scene, folder, [*flags, *steps], reference, truth, wanted)
+        flags, question = [*flags, *steps], [str(scene), *flags, *steps, str(reference), str(truth)]
+        measure = partial(measured, scene, folder, flags, reference, truth)
+        result = measured_or_kept(name, folder, question, measure, wanted)
         if result is None:
             continue
         results[name] = result
         print(row(name, result), flush=True)
         before = arguments.output.read_text() if arguments.output.is_file() else ""
         arguments.output.write_text(with_section(before, section(heading, results, said)))
+
+
+def truths(scene: Path, arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """The true DSM and the true pictures: those that are named, or else those that a synthetic city brings."""
+    known = {name: path if path.exists() else None for name, path in
+             (("reference", scene / "truth/dsm.tif"), ("truth", scene / "truth/oblique"))}  # fmt: skip
+    return arguments.reference or known["reference"], arguments.truth or known["truth"]
 
 
 def told(arguments: argparse.Namespace) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from skyfall_ns.method_configs import skyfall
+from skyfall_ns.method_configs import skyfall, skyfall_idu
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -59,6 +59,65 @@ def test_flags_of_variants_exist(stage1):
     for flags in stage1.VARIANTS.values():
         for flag in (f for f in flags if f.startswith("--")):
             part = skyfall.config
+            for name in flag[2:].replace("-", "_").split("."):
+                assert hasattr(part, name), flag
+                part = getattr(part, name)
+
+
+@pytest.fixture
+def stage2(monkeypatch, stage1):
+    monkeypatch.delitem(sys.modules, "stage2", raising=False)
+    return importlib.import_module("stage2")
+
+
+def manifest(seconds, refined, psnr, generative=False):
+    """As an episode of two views writes it."""
+    phase = {"seconds": seconds, "peak_memory_bytes": 2_000_000_000 + int(seconds)}
+    return {
+        "views": {name: {"refined_sha256": "0" if number < refined else None} for number, name in enumerate("ab")},
+        "generative": generative,
+        "consistency": {} if psnr is None else {"raw": {"psnr": psnr}, "refined": {"psnr": psnr + 1}},
+        "phases": {"render": phase, "refine": phase, "weights": {"seconds": 1.0, "peak_memory_bytes": None}},
+    }
+
+
+def test_what_episodes_cost(stage2):
+    cost = stage2.episodes_cost([manifest(2.0, 2, 20.0), manifest(6.0, 1, 22.0, True)])
+    assert cost == {
+        "views": 4, "per_s": 3 / 8, "render": 8.0, "refine": 8.0, "weights": 2.0, "peak_gb": 2.000000006,
+        "raw_psnr": 21.0, "refined_psnr": 22.0, "generative": True,
+    }  # fmt: skip
+    cost = stage2.episodes_cost([manifest(0.0, 0, None) | {"phases": {}}])
+    assert (cost["per_s"], cost["peak_gb"], cost["raw_psnr"], cost["refine"]) == (None, None, None, 0)
+
+
+def test_rows_of_stage_2(stage2):
+    scores = RESULT | {"training_psnr": 27.5, "views": {"60": {"psnr": 20.0, "ssim": 0.7}}}
+    run = scores | {"cost": stage2.episodes_cost([manifest(2.0, 2, 20.0)])}
+    expected = "| a | 20.00 | 0.700 | - | - | - | - | 25.13 | 27.50 | 0.500 | 12,345 |"
+    assert stage2.score_row("a", scores) == expected
+    assert stage2.cost_row("a", run) == "| a | 2 | 1.00 | 2 | 2 | 1 | 56 | 2.00 | 20.00 | 21.00 | no |"
+    assert "| 12,345 |" in stage2.score_row("a", scores | {"dsm": None, "views": None})
+    text = stage2.section("City", {stage2.BEFORE: scores, "scene": run}, "said")
+    for table in text.split("\n\n")[2:4]:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    assert text.count("| before") == 1 and text.count("| scene |") == 2
+    assert "- scene: `--pipeline.refiner.name scene`" in text
+    assert stage2.with_section(stage2.TITLE + "\n", text).startswith("# Stage 2")
+
+
+def test_what_stage_2_does_not_know_goes_to_training(stage2):
+    words = ["S", "R/config.yml", "--only", "none", "scene", "--pipeline.curriculum.steps", "100"]
+    arguments, further = stage2.parser().parse_known_args(words)
+    assert arguments.only == ["none", "scene"] and further == ["--pipeline.curriculum.steps", "100"]
+    assert stage2.command(arguments, further).endswith("stage2.py S RUN/config.yml --pipeline.curriculum.steps 100")
+
+
+def test_flags_of_stage_2_exist(stage2):
+    assert len({stage2.slug(name) for name in stage2.VARIANTS}) == len(stage2.VARIANTS)
+    for flags in stage2.VARIANTS.values():
+        for flag in (f for f in flags if f.startswith("--")):
+            part = skyfall_idu.config
             for name in flag[2:].replace("-", "_").split("."):
                 assert hasattr(part, name), flag
                 part = getattr(part, name)
