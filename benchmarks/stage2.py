@@ -4,9 +4,9 @@
     python benchmarks/stage2.py SCENE RUN/config.yml --only none scene --pipeline.curriculum.steps 100
 
 RUN is a stage 1 run of the same scene. A variant is a name and flags of ns-train, after another method's name if need
-be: add a line to VARIANTS. Flags that this script does not know go to ns-train in all variants. Runs and scores are kept
-in the work folder, and what is there already is not done again; a variant whose refiner lacks weights is told and left
-out.
+be: add a line to VARIANTS. Flags that this script does not know go to ns-train in all variants. Runs and scores are
+kept in the work folder, and what is there already is not done again; a variant whose refiner lacks weights is told and
+left out.
 """
 
 import argparse
