@@ -18,7 +18,7 @@ from nerfstudio.engine.trainer import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from skyfall_ns.errors import SkyfallError, TrainingError
+from skyfall_ns.errors import SkyfallError, TrainingError, disk_message
 
 
 def allow_numpy_scalars() -> None:
@@ -53,8 +53,11 @@ def speak_plainly() -> None:
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, SkyfallError):
-            print(f"Error: {error}", file=sys.stderr)
+        message = str(error) if isinstance(error, SkyfallError) else None
+        if isinstance(error, OSError):
+            message = disk_message(error)
+        if message is not None:
+            print(f"Error: {message}", file=sys.stderr)
         else:
             before(kind, error, trace)
 

@@ -136,7 +136,8 @@ class IduPipeline(SkyfallPipeline):
             self._begin_growth(current)  # its statistics come from the checkpoint
         callbacks = super().get_training_callbacks(training_callback_attributes)
         before = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_step)
-        return [*callbacks, before]
+        after = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self._after_step)
+        return [*callbacks, before, after]
 
     def _start(self, trainer: Trainer) -> int:
         """The first step of stage 2: after the steps of the run that it starts from."""
@@ -179,6 +180,16 @@ class IduPipeline(SkyfallPipeline):
         self._begin_depth(now)
         restart_rates(self._trainer.optimizers, self._trainer.config.optimizers, step - now.first, now.steps)
         self.forget()
+        self._trains_since = time.perf_counter()
+
+    def _after_step(self, step: int) -> None:
+        """Write down how long an episode's training took, from where it began or went on."""
+        assert self.rounds is not None
+        now = self.rounds.at(step)
+        if now is None or step < now.first + now.steps - 1:
+            return
+        seconds, peak = time.perf_counter() - self._trains_since, peak_memory_bytes(self.model.device)
+        self._folders[now.number].record_phase("train", seconds, peak)
 
     def _needed(self, number: int) -> list[int]:
         return list(range(1, number + 1)) if self.config.keep_earlier > 0 else [number]

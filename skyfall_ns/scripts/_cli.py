@@ -1,6 +1,5 @@
 """What every command shares: errors that end in one message and exit code 1, and reports written whole."""
 
-import errno
 import json
 import os
 import sys
@@ -8,25 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from skyfall_ns.errors import SkyfallError
-
-_DISK = {
-    errno.ENOSPC: ("The disk is full", "Free some space, or choose another output folder."),
-    errno.EDQUOT: ("The disk quota is used up", "Free some space, or choose another output folder."),
-    errno.EFBIG: ("The file grows larger than this disk takes", "Choose another output folder."),
-    errno.EIO: ("The disk reports an error", "Check the disk, or choose another output folder."),
-    errno.EROFS: ("The disk is read-only", "Choose an output folder on a writable disk."),
-    errno.EACCES: ("Permission denied", "Choose a place that you may write to, or change its permissions."),
-    errno.EPERM: ("Operation not permitted", "Choose a place that you may write to, or change its permissions."),
-}
-
-
-def disk_message(error: OSError) -> str | None:
-    """Two sentences for a full, read-only or forbidden disk; None for any other operating system error."""
-    if error.errno not in _DISK:
-        return None
-    what, mend = _DISK[error.errno]
-    return f"{what}: {error.filename or 'while writing'}. {mend}"
+from skyfall_ns.errors import SkyfallError, disk_message
 
 
 def run(command: Callable[[], Any]) -> None:
