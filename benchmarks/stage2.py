@@ -33,17 +33,17 @@ VARIANTS: dict[str, list[str]] = {
 }
 
 BEFORE = "before (stage 1)"
-PHASES = ("render", "refine", "weights")
+PHASES = ("render", "refine", "weights", "train")
 SCORES = (*(f"{e}°, {unit}" for e in ELEVATIONS for unit in ("dB", "SSIM")), "held-out, dB", "training, dB", "MAE, m",
           "splats")  # fmt: skip
-COSTS = ("views", "refined per s", "render, s", "refine, s", "weigh, s", "train, s", "peak, GB",
-         "agree as rendered, dB", "as refined, dB", "generative")  # fmt: skip
+COSTS = ("views", "refined per s", "render, s", "refine, s", "weigh, s", "train, s", "whole, s",
+         "peak, GB", "agree as rendered, dB", "as refined, dB", "generative")  # fmt: skip
 TITLE = (
     "# Stage 2, refiner by refiner\n\nEach row is one run of `ns-train skyfall-idu` on top of the same stage 1 run; "
     "written by `python benchmarks/stage2.py`. First table, what came out. Degrees: PSNR and SSIM of true pictures "
     "from that elevation, where there are any. PSNR of held-out images (without any: of the training images) and of "
-    "training images. MAE: heights after one 3-D shift. Second table, what it cost. Seconds of all episodes together; "
-    "train: the rest of the whole command. Peak: the most memory in a phase, of the accelerator, or of the process on "
+    "training images. MAE: heights after one 3-D shift. Second table, what it cost. Seconds of all episodes together, "
+    "and of the whole command. Peak: the most memory in a phase, of the accelerator, or of the process on "
     "a CPU. Agreement of neighbouring views (docs/stage2.md): mean over the episodes, before and after refining.\n"
 )
 
@@ -72,8 +72,8 @@ def all_scores(config: Path, folder: Path, reference: Path | None, truth: Path |
 
 
 def episodes_cost(manifests: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the episodes of a run cost: {"views", "per_s", "render", "refine", "weights", "peak_gb", "raw_psnr",
-    "refined_psnr", "generative"}; None where it is not known."""
+    """What the episodes of a run cost: {"views", "per_s", "render", "refine", "weights", "train", "peak_gb",
+    "raw_psnr", "refined_psnr", "generative"}; None where it is not known."""
     phases = [manifest["phases"] for manifest in manifests]
     seconds = {name: sum(p[name]["seconds"] for p in phases if name in p) for name in PHASES}
     peaks = [p["peak_memory_bytes"] for phase in phases for p in phase.values() if p["peak_memory_bytes"] is not None]
@@ -127,8 +127,7 @@ def score_row(name: str, result: dict[str, Any]) -> str:
 def cost_row(name: str, result: dict[str, Any]) -> str:
     """One line of the second table."""
     cost = result["cost"]
-    rest = result["seconds"] - sum(cost[phase] for phase in PHASES)
-    seconds = (f"{value:.0f}" for value in (*(cost[phase] for phase in PHASES), rest))
+    seconds = (f"{value:.0f}" for value in (*(cost[phase] for phase in PHASES), result["seconds"]))
     known = (shown(cost[key], ".2f") for key in ("peak_gb", "raw_psnr", "refined_psnr"))
     kind = "yes" if cost["generative"] else "no"
     cells = [f"{cost['views']}", shown(cost["per_s"], ".2f"), *seconds, *known, kind]

@@ -84,7 +84,7 @@ def manifest(seconds, refined, psnr, generative=False):
 def test_what_episodes_cost(stage2):
     cost = stage2.episodes_cost([manifest(2.0, 2, 20.0), manifest(6.0, 1, 22.0, True)])
     assert cost == {
-        "views": 4, "per_s": 3 / 8, "render": 8.0, "refine": 8.0, "weights": 2.0, "peak_gb": 2.000000006,
+        "views": 4, "per_s": 3 / 8, "render": 8.0, "refine": 8.0, "weights": 2.0, "train": 0, "peak_gb": 2.000000006,
         "raw_psnr": 21.0, "refined_psnr": 22.0, "generative": True,
     }  # fmt: skip
     cost = stage2.episodes_cost([manifest(0.0, 0, None) | {"phases": {}}])
@@ -96,7 +96,7 @@ def test_rows_of_stage_2(stage2):
     run = scores | {"cost": stage2.episodes_cost([manifest(2.0, 2, 20.0)])}
     expected = "| a | 20.00 | 0.700 | - | - | - | - | 25.13 | 27.50 | 0.500 | 12,345 |"
     assert stage2.score_row("a", scores) == expected
-    assert stage2.cost_row("a", run) == "| a | 2 | 1.00 | 2 | 2 | 1 | 56 | 2.00 | 20.00 | 21.00 | no |"
+    assert stage2.cost_row("a", run) == "| a | 2 | 1.00 | 2 | 2 | 1 | 0 | 61 | 2.00 | 20.00 | 21.00 | no |"
     assert "| 12,345 |" in stage2.score_row("a", scores | {"dsm": None, "views": None})
     text = stage2.section("City", {stage2.BEFORE: scores, "scene": run}, "said")
     for table in text.split("\n\n")[2:4]:

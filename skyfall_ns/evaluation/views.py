@@ -29,7 +29,7 @@ from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.geo.raster import Raster
 from skyfall_ns.models.metrics import fit_gain_bias, halves, image_scores
 from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.models.view import HALF_PIXEL, View
+from skyfall_ns.models.view import model_view
 
 CAMERAS_FILE = "cameras.json"
 ROOFS_M = 15.0  # above the frame's zero: what stands before the box hides little of what is behind rays this low
@@ -125,15 +125,6 @@ class Similarity:
         moved[:3, :3] = pose[:3, :3] @ self.rotation
         moved[:3, 3] = (pose[:3, :3] @ self.shift_m + pose[:3, 3]) / self.scale
         return PinholeCamera(moved, camera.intrinsics, camera.size)
-
-
-def model_view(camera: PinholeCamera, centre_m: ndarray, scale: float) -> View:
-    """The view of model space m = (x - centre) * scale. The rotation stays; rasterizers put the first pixel's centre at
-    half a pixel, files at 0."""
-    pose, intrinsics = camera.camera_from_local.copy(), camera.intrinsics.copy()
-    pose[:3, 3] = scale * (pose[:3, 3] + pose[:3, :3] @ np.asarray(centre_m))
-    intrinsics[:2, 2] += HALF_PIXEL
-    return View(torch.from_numpy(pose), torch.from_numpy(intrinsics), *camera.size, "pinhole")
 
 
 def over_box(camera: PinholeCamera, box_m: Float[ndarray, "2 3"]) -> Bool[ndarray, "h w"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.geo.cameras import AffineCamera, PinholeCamera
 
 HALF_PIXEL = 0.5
 DEPTH_OFFSET = 20.0  # model units (2 km): satellite depths stay positive, and small enough for float32
@@ -107,3 +107,12 @@ def sun_of(camera: Cameras) -> tuple[float, float, float] | None:
         return None
     x, y, z = direction.reshape(-1).tolist()
     return x, y, z
+
+
+def model_view(camera: PinholeCamera, centre_m: np.ndarray, scale: float) -> View:
+    """The view of model space m = (x - centre) * scale. The rotation stays; rasterizers put the first pixel's centre at
+    half a pixel, files at 0."""
+    pose, intrinsics = camera.camera_from_local.copy(), camera.intrinsics.copy()
+    pose[:3, 3] = scale * (pose[:3, 3] + pose[:3, :3] @ np.asarray(centre_m))
+    intrinsics[:2, 2] += HALF_PIXEL
+    return View(torch.from_numpy(pose), torch.from_numpy(intrinsics), *camera.size, "pinhole")

@@ -7,11 +7,10 @@ import torch
 from tqdm import tqdm
 
 from skyfall_ns.data.datamanager import SkyfallDatamanager
-from skyfall_ns.evaluation.views import model_view
 from skyfall_ns.geo.cameras import PinholeCamera
 from skyfall_ns.models.light import THINNEST
 from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.models.view import View, image_of, view_of
+from skyfall_ns.models.view import View, image_of, model_view, view_of
 from skyfall_ns.pipelines.curriculum import Episode, Point, Pose, camera_of
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder
 from skyfall_ns.pipelines.pairs import thinned_pair

@@ -10,9 +10,8 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
-from skyfall_ns.evaluation.views import model_view
 from skyfall_ns.geo.cameras import PinholeCamera
-from skyfall_ns.models.view import IMAGE_KEY
+from skyfall_ns.models.view import IMAGE_KEY, model_view
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder
 
 
