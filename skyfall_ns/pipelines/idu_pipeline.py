@@ -152,8 +152,9 @@ class IduPipeline(SkyfallPipeline):
         if now is None or now.number in self._views:
             return
         if step == now.first:
-            if step > self._trainer._start_step or step == 0:
-                self._save_before(step)
+            if self.depth is not None:
+                self.depth.close()  # it was stage 1's
+            self._save_before(step)
             self._begin_growth(now)
         with _quiet_dice(self.model):
             for number in self._needed(now.number):
@@ -164,9 +165,9 @@ class IduPipeline(SkyfallPipeline):
         self.forget()
 
     def _save_before(self, step: int) -> None:
-        """A checkpoint at an episode's door, so that rendering and refining are never done from other splats."""
-        if step > 0:
-            self._trainer.save_checkpoint(step - 1)
+        """A checkpoint at an episode's door, so that rendering and refining are never done from other splats nor twice.
+        Where splats were taken over from a stage 1 run, it is that of step -1."""
+        self._trainer.save_checkpoint(step - 1)
 
     def _needed(self, number: int) -> list[int]:
         return list(range(1, number + 1)) if self.config.keep_earlier > 0 else [number]
@@ -182,15 +183,13 @@ class IduPipeline(SkyfallPipeline):
 
     def _prepared(self, episode: Episode) -> SyntheticViews:
         """An episode's images: rendered, refined and weighed as far as that is not done yet."""
-        folder = self._folder(episode)
+        folder, device = self._folder(episode), self.model.device
+        folder.begin_refining(self._refiner.identity(), self._refiner.generative)
         self._render(folder)
-        device = self.model.device
         if folder.missing_refined():
             with parked(self.model, self._trainer.optimizers):
                 report = refine_episode(folder, self._refiner, device)
             CONSOLE.log(f"Episode {episode.number}: {report.refined} images refined in {report.seconds:.0f} s.")
-        else:
-            folder.begin_refining(self._refiner.identity(), self._refiner.generative)
         self._weigh(folder)
         return SyntheticViews.of(folder, self.model.on_model, self._look, self.config.agreement)
 
@@ -261,6 +260,8 @@ class IduPipeline(SkyfallPipeline):
 
 def _told(numbers: dict[str, Any]) -> str:
     raw, refined = numbers["raw"]["psnr"], numbers["refined"]["psnr"]
+    if raw is None or refined is None:
+        return "no two neighbouring views see the same place."
     return f"neighbouring views agree to {raw:.1f} dB as rendered, {refined:.1f} dB as refined."
 
 
