@@ -20,7 +20,7 @@ def restart_rates(optimizers: Optimizers, table: Mapping[str, Any], done: int, s
             continue
         schedule = type(schedule)(**{**vars(schedule), "max_steps": steps})
         scheduler = schedule.setup().get_scheduler(optimizer=optimizer, lr_init=rate)
-        scheduler.last_epoch = done
+        scheduler.last_epoch, scheduler._step_count = done, done + 1  # checkpoints have both
         for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
             group["lr"] = rate * factor(done)
         optimizers.schedulers[name] = scheduler
