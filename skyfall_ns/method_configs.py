@@ -76,13 +76,11 @@ def method(
     return MethodSpecification(config=config, description=description)
 
 
-IDU_OPTIMIZERS = optimizers(
-    STEPS, decay=0.5, means=1e-5, scales=2e-3, quats=3e-4, opacities=0.01
-)  # geometry moves slowly where pictures are made up (benchmarks/stage2.md)
 PUBLISHED_IDU: dict[str, Any] = {  # run_jax_idu.py
     "stage1_steps": REFERENCE_STEPS,
     "synthetic_share": 0.75,
     "agreement": False,
+    "episode_rates": 1.0,
     "episode_depth": True,
     "depth": DepthSupervisionConfig(prior="moge", moge_version="v1", loss="pearson", schedule=PseudoSchedule()),
     "grow_share": 0.9,
@@ -150,7 +148,7 @@ skyfall_idu = method(
     "skyfall-idu",
     "Stage 2: renders from ever lower elevations are refined and trained on, episode by episode; needs no weights.",
     UNTIL_DONE,
-    IDU_OPTIMIZERS,
+    optimizers(STEPS),
     IduPipelineConfig,
 )
 

@@ -53,8 +53,8 @@ def draw_pairs(model: SkyfallModel, data: SkyfallDatamanager, folder: EpisodeFol
     """Pairs of `views` of the episode's views, evenly chosen, and of every satellite image; those that are there
     stay."""
     into = folder.path / "pairs"
-    step = max(len(folder.names) // max(views, 1), 1)
-    chosen = folder.names[::step][:views]
+    count = min(views, len(folder.names))
+    chosen = [folder.names[number * len(folder.names) // count] for number in range(count)]
     satellites = list(range(len(data.cached_train)))
     bar = tqdm(total=len(chosen) + len(satellites), desc="Drawing pairs", unit="pair", leave=False, file=sys.stderr,
                disable=None)  # fmt: skip

@@ -63,6 +63,8 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     """Name of the training image whose light and colours the renders have. Default: the one with the highest sun."""
     agreement: bool = True
     """Weigh the pixels of refined images by how well neighbouring views agree with them."""
+    episode_rates: float = 0.25
+    """Learning rates in episodes, relative to those of --optimizers: where pictures are made up, splats move slowly."""
     episode_depth: bool = False
     """Supervise depth during episodes too, over the elevations and distances of --pipeline.depth (Skyfall-GS)."""
     grow_share: float = 0.0
@@ -78,6 +80,8 @@ class IduPipelineConfig(SkyfallPipelineConfig):
             if not 0 <= getattr(self, name) <= high:
                 flag = name.replace("_", "-")
                 raise TrainingError(f"--pipeline.{flag} is {getattr(self, name)}. Pass a number from 0 to 1.")
+        if not 0 < self.episode_rates <= 10:
+            raise TrainingError(f"--pipeline.episode-rates is {self.episode_rates}. Pass a number above 0, up to 10.")
         if self.stage1_steps < 1:
             raise TrainingError(f"--pipeline.stage1-steps is {self.stage1_steps}. Pass 1 or more.")
 
@@ -178,7 +182,8 @@ class IduPipeline(SkyfallPipeline):
             del self._views[number]
         self._panel = show_episode(self._trainer, self._folders[now.number], self.model.on_model, self._panel)
         self._begin_depth(now)
-        restart_rates(self._trainer.optimizers, self._trainer.config.optimizers, step - now.first, now.steps)
+        table, factor = self._trainer.config.optimizers, self.config.episode_rates
+        restart_rates(self._trainer.optimizers, table, step - now.first, now.steps, factor)
         self.forget()
         self._trains_since = time.perf_counter()
 
@@ -297,6 +302,8 @@ def _fingerprint(model: SkyfallModel) -> str:
 
 def _told(numbers: dict[str, Any]) -> str:
     raw, refined = numbers["raw"]["psnr"], numbers["refined"]["psnr"]
+    if raw is None or refined is None:
+        return "no two neighbouring views see the same place."
     return f"neighbouring views agree to {raw:.1f} dB as rendered, {refined:.1f} dB as refined."
 
 

@@ -4,23 +4,25 @@ Skyfall-GS loads the optimizers of stage 1 over the rates of stage 2, which then
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from nerfstudio.engine.optimizers import Optimizers
 
 
-def restart_rates(optimizers: Optimizers, table: Mapping[str, Any], done: int, steps: int) -> None:
-    """Every rate and schedule as after `done` of an episode's `steps`; `table` is the trainer's configuration of
-    optimizers. Schedules last an episode, whatever length they are configured with."""
+def restart_rates(optimizers: Optimizers, table: Mapping[str, Any], done: int, steps: int, factor: float) -> None:
+    """Every rate and schedule as after `done` of an episode's `steps`: `factor` times those of `table`, the trainer's
+    configuration of optimizers. Schedules last an episode, whatever length they are configured with."""
     for name, optimizer in optimizers.optimizers.items():
-        rate, schedule = table[name]["optimizer"].lr, table[name]["scheduler"]
+        rate, schedule = factor * table[name]["optimizer"].lr, table[name]["scheduler"]
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] = rate
         if schedule is None:
             continue
-        schedule = type(schedule)(**{**vars(schedule), "max_steps": steps})
+        final = None if schedule.lr_final is None else factor * schedule.lr_final
+        schedule = replace(schedule, max_steps=steps, lr_final=final)
         scheduler = schedule.setup().get_scheduler(optimizer=optimizer, lr_init=rate)
-        scheduler.last_epoch = done
-        for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
-            group["lr"] = rate * factor(done)
+        scheduler.last_epoch, scheduler._step_count = done, done + 1  # checkpoints have both
+        for group, decay in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+            group["lr"] = rate * decay(done)
         optimizers.schedulers[name] = scheduler

@@ -188,10 +188,16 @@ def test_collapse_is_said_in_words(model, pipeline):
 def test_entropy_rests_only_after_resets_that_growth_makes(model):
     config = model.config
     config.refine_every, config.reset_alpha_every, config.stop_split_at = 100, 2, 500
+    model.grow_from(0, config)
     for step_number, since in ((0, math.inf), (199, math.inf), (200, 0), (399, 199), (450, 50), (650, 250)):
         model.step = step_number
         assert model._since_reset() == since, step_number
+    model.grow_from(1000, config)  # a window that begins later counts its own steps
+    for step_number, since in ((1199, math.inf), (1200, 0), (1650, 250)):
+        model.step = step_number
+        assert model._since_reset() == since, step_number
     config.growth = "relocate"
+    model.grow_from(0, config)
     assert model._since_reset() == math.inf
 
 
