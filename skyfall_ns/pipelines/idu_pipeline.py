@@ -246,7 +246,7 @@ class IduPipeline(SkyfallPipeline):
                 lambda eye, target: stands_free(self.model, ground, episode, eye, target), seed,
             )  # fmt: skip
         folder = EpisodeFolder.begin(
-            self._idu, episode, chosen, curriculum.size_px, resume.identity(on_model) | {"origin": self._origin},
+            self._idu, episode, chosen, curriculum.size_px, resume.identity(on_model) | {"splats": self._origin},
             farthest_m(chosen, on_model.scene.box_m), self.config.refiner.to_dict(),
         )  # fmt: skip
         folder.begin_refining(self._refiner.identity(), self._refiner.generative)
@@ -277,7 +277,7 @@ class IduPipeline(SkyfallPipeline):
                     f"--pipeline.look {self.config.look} is none of the training images. They are: {', '.join(names)}."
                 )
             return names.index(self.config.look)
-        return max(range(len(names)), key=lambda i: suns[i][2] if suns[i] is not None else -1.0)
+        return max(range(len(names)), key=lambda i: (suns[i] or (0.0, 0.0, -1.0))[2])
 
     # Steps
 

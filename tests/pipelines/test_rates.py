@@ -66,7 +66,7 @@ def from_stage1():
 def test_configured_rates_rule_over_loaded_ones(from_stage1):
     optimizers, table = from_stage1
     moments = optimizers.optimizers["falling"].state_dict()["state"][0]["exp_avg"].clone()
-    restart_rates(optimizers, table, 0, 10)
+    restart_rates(optimizers, table, 0, 10, 1.0)
     rates = [step(optimizers) for _ in range(12)]
     assert [r["constant"] for r in rates] == [2.0] * 12
     expected = [0.2 * 0.5 ** min(done / 10, 1) for done in range(12)]  # over the episode, then constant
@@ -74,10 +74,18 @@ def test_configured_rates_rule_over_loaded_ones(from_stage1):
     assert moments.abs().min() > 0 and table["falling"]["scheduler"].max_steps == 700  # neither is touched
 
 
+def test_a_factor_slows_all_rates_alike(from_stage1):
+    optimizers, table = from_stage1
+    restart_rates(optimizers, table, 0, 10, 0.25)
+    rates = [step(optimizers) for _ in range(12)]
+    assert [r["constant"] for r in rates] == [0.5] * 12
+    assert [r["falling"] for r in rates] == pytest.approx([0.05 * 0.5 ** min(d / 10, 1) for d in range(12)], rel=1e-12)
+
+
 def test_each_episode_begins_anew(from_stage1):
     optimizers, table = from_stage1
     for steps in (10, 4):
-        restart_rates(optimizers, table, 0, steps)
+        restart_rates(optimizers, table, 0, steps, 1.0)
         rates = [step(optimizers)["falling"] for _ in range(steps)]
         assert rates == pytest.approx([0.2 * 0.5 ** (done / steps) for done in range(steps)], rel=1e-12)
 
@@ -85,14 +93,14 @@ def test_each_episode_begins_anew(from_stage1):
 @pytest.mark.parametrize("done", [1, 5, 9])
 def test_a_run_that_goes_on_has_the_same_rates_to_the_last_bit(from_stage1, done):
     whole, table = from_stage1
-    restart_rates(whole, table, 0, 10)
+    restart_rates(whole, table, 0, 10, 1.0)
     for _ in range(done):
         step(whole)
     optimizer_states, scheduler_states = state_of(whole)
     resumed = optimizers_of(table)
     resumed.load_optimizers(optimizer_states)
     resumed.load_schedulers(scheduler_states)
-    restart_rates(resumed, table, done, 10)
+    restart_rates(resumed, table, done, 10, 1.0)
     for _ in range(10 - done):
         assert step(resumed) == step(whole)
     assert state_of(resumed)[1] == state_of(whole)[1]
