@@ -79,9 +79,10 @@ def method(
 PUBLISHED_IDU: dict[str, Any] = {  # run_jax_idu.py
     "stage1_steps": REFERENCE_STEPS,
     "synthetic_share": 0.75,
+    "keep_earlier": 0.0,
     "agreement": False,
     "episode_rates": 1.0,
-    "episode_depth": True,
+    "episode_depth": 0.5,
     "depth": DepthSupervisionConfig(prior="moge", moge_version="v1", loss="pearson", schedule=PseudoSchedule()),
     "grow_share": 0.9,
     "grow_thresh": 2e-4,

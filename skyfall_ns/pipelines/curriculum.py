@@ -45,7 +45,7 @@ class Curriculum:
     neighbouring look-at points overlap and cover the scene."""
     fov_deg: tuple[float, ...] = (30.0,)
     """Field of view of both axes, one or one per episode, degrees."""
-    steps: tuple[int, ...] = (300,)
+    steps: tuple[int, ...] = (200,)
     """Training steps after the views were refined, one or one per episode."""
     grid: int = 3
     """Look-at points per side: the interior points of linspace(-W/2, W/2, grid + 2), standing on the ground."""
@@ -61,7 +61,7 @@ class Curriculum:
     perturbation_deg: float = 1.0
     """How far azimuth and elevation of a direction's further samples may be off, degrees; 0 repeats the view exactly,
     as the reference does."""
-    size_px: int = 256
+    size_px: int = 384
     """Width and height of the views."""
 
     def over(self, preset: "Curriculum") -> "Curriculum":

@@ -2,6 +2,7 @@
 with what came of them."""
 
 import hashlib
+import math
 import random
 import shutil
 import time
@@ -54,9 +55,10 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     """From where the scene is looked at; what is given replaces the preset's."""
     refiner: RefinerOptions = field(default_factory=RefinerOptions)
     """What is made of the renders."""
-    synthetic_share: float = 0.75
-    """Part of the training steps that look at refined images; the others look at satellite images (Skyfall-GS)."""
-    keep_earlier: float = 0.0
+    synthetic_share: float = 0.5
+    """Part of the training steps that look at refined images; the others look at satellite images (Skyfall-GS: 0.75).
+    """
+    keep_earlier: float = 0.7
     """Share of the episode before, relative to the present one's, and so on back; 0 forgets what came before, as
     Skyfall-GS does."""
     look: str | None = None
@@ -65,8 +67,9 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     """Weigh the pixels of refined images by how well neighbouring views agree with them."""
     episode_rates: float = 0.25
     """Learning rates in episodes, relative to those of --optimizers: where pictures are made up, splats move slowly."""
-    episode_depth: bool = False
-    """Supervise depth during episodes too, over the elevations and distances of --pipeline.depth (Skyfall-GS)."""
+    episode_depth: float = 0.1
+    """Weight of depth supervision during episodes, over the elevations and distances of --pipeline.depth; 0 turns it off
+    (Skyfall-GS: 0.5)."""
     grow_share: float = 0.0
     """Part of an episode's steps during which splats are split and pruned (Skyfall-GS: 0.9)."""
     grow_thresh: float = 6e-4
@@ -80,6 +83,8 @@ class IduPipelineConfig(SkyfallPipelineConfig):
             if not 0 <= getattr(self, name) <= high:
                 flag = name.replace("_", "-")
                 raise TrainingError(f"--pipeline.{flag} is {getattr(self, name)}. Pass a number from 0 to 1.")
+        if not 0 <= self.episode_depth < math.inf:
+            raise TrainingError(f"--pipeline.episode-depth is {self.episode_depth}. Pass a weight of at least 0.")
         if not 0 < self.episode_rates <= 10:
             raise TrainingError(f"--pipeline.episode-rates is {self.episode_rates}. Pass a number above 0, up to 10.")
         if self.stage1_steps < 1:
@@ -213,12 +218,14 @@ class IduPipeline(SkyfallPipeline):
         if self.depth is None:
             return
         self.depth.close()
-        if not self.config.episode_depth:
+        if self.config.episode_depth == 0:
             self.depth = None
             return
         options, seed = self.config.depth, self.depth.seed
         window = replace(options.schedule, start=now.first - 1, end=now.first + now.steps, ramp=0)
-        self.depth = DepthSupervision.of(replace(options, schedule=window), self.model.on_model, seed)
+        self.depth = DepthSupervision.of(
+            replace(options, schedule=window, weight=self.config.episode_depth), self.model.on_model, seed
+        )
 
     def _prepared(self, episode: Episode) -> SyntheticViews:
         """An episode's images: rendered, refined and weighed as far as that is not done yet."""

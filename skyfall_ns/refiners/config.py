@@ -23,7 +23,7 @@ RefinerName = Literal["none", "smooth", "scene", "flowedit", "img2img", "instruc
 class RefinerOptions:
     """What makes pictures of renders."""
 
-    name: RefinerName = "scene"
+    name: RefinerName = "smooth"
     """none: renders stay as they are. smooth: edges stay, grain goes. scene: a small network trained on this scene
     alone; like smooth, it invents nothing. flowedit, img2img, instruct: diffusion models, which invent what no image
     shows."""

@@ -11,7 +11,7 @@ FLAG = "--pipeline.refiner.smooth."
 class SmoothOptions:
     """Of the bilateral filter."""
 
-    colour: float = 0.16
+    colour: float = 0.12
     """Colours (0..1) that differ by more than this are kept apart."""
     reach_px: float = 3.0
     """Standard deviation of the distance over which is smoothed, pixels."""
