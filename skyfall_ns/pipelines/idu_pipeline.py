@@ -123,6 +123,8 @@ class IduPipeline(SkyfallPipeline):
             return super().get_training_callbacks(training_callback_attributes)
         self._trainer, self._idu = trainer, trainer.base_dir / IDU
         self.rounds = Rounds(self._start(trainer), tuple(e.steps for e in self.episodes))
+        if self.rounds.start == 0:
+            self.model.config.sh_degree_interval = 0  # another run has learned the harmonics
         trainer.config.max_num_iterations = min(trainer.config.max_num_iterations, self.rounds.end)
         _take_over(trainer, self._idu)
         current = self.rounds.at(trainer._start_step)
@@ -157,10 +159,10 @@ class IduPipeline(SkyfallPipeline):
             self._save_before(step)
             self._begin_growth(now)
         with _quiet_dice(self.model):
-            for number in self._needed(now.number):
-                self._views[number] = self._prepared(self.episodes[number - 1])
-        for number in set(self._views) - set(self._needed(now.number)):
-            del self._views[number]
+            self._views = {
+                number: self._views.get(number) or self._prepared(self.episodes[number - 1])
+                for number in self._needed(now.number)
+            }
         restart_rates(self._trainer.optimizers, self._trainer.config.optimizers, step - now.first, now.steps)
         self.forget()
 
