@@ -2,14 +2,17 @@
 refine an image twice, and bring refined pictures into the splats."""
 
 import copy
+import math
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 from unittest.mock import patch
 
 import idu_runs
@@ -34,8 +37,11 @@ from test_resume import assert_equal
 
 from skyfall_ns.errors import SkyfallError, TrainingError
 from skyfall_ns.method_configs import skyfall, skyfall_idu
+from skyfall_ns.models.skyfall import SkyfallModel
 from skyfall_ns.pipelines import episode_folder, idu_pipeline
+from skyfall_ns.pipelines.curriculum import Curriculum, camera_of, poses
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder
+from skyfall_ns.pipelines.episode_render import local_view
 from skyfall_ns.pipelines.idu_pipeline import IduPipeline
 from skyfall_ns.pipelines.synthetic import SyntheticViews
 from skyfall_ns.refiners import pairs as refiner_pairs
@@ -440,3 +446,78 @@ def test_the_command_says_it_in_one_message(city_scene, tmp_path):
                  "--pipeline.look", "nowhere", check=False)  # fmt: skip
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "--pipeline.look nowhere is none of the training images" in result.stderr
+
+
+# What it is for
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Knows the truth: renders of a model that is richer than what is trained."""
+
+    truth: SkyfallModel
+    generative: ClassVar[bool] = True
+    batch: int = 2
+
+    def check(self) -> None:
+        """Nothing can be missing."""
+
+    def identity(self):
+        return {"name": "oracle"}
+
+    @contextmanager
+    def load(self, device, episode):
+        yield lambda views: [look_at(self.truth, view.camera) for view in views]
+
+
+@torch.no_grad()
+def look_at(model: SkyfallModel, camera) -> torch.Tensor:
+    """A local pinhole's picture in the look of the first image."""
+    drawn = model.render(local_view(model, camera), 0)
+    return (drawn.color / drawn.alpha[..., None].clamp_min(0.1)).clamp(0, 1)
+
+
+def painted(model: SkyfallModel) -> SkyfallModel:
+    """The same shapes in waves of colour, 16 m long, that no satellite image shows."""
+    truth = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        x, y, z = (truth.means / truth.on_model.scale).unbind(-1)
+        phases = torch.stack([x + z, y - z, x + y], -1) * (2 * math.pi / 16)
+        truth.gauss_params["features_dc"] += 1.0 * torch.sin(phases)
+    return truth
+
+
+def nearness_db(model: SkyfallModel, truth: SkyfallModel, elevation_deg: float) -> float:
+    """PSNR over directions of which no episode has one, from another distance."""
+    curriculum = Curriculum((elevation_deg,), (130.0,), (28.0,), grid=1, azimuths=5, size_px=64)
+    box_m = model.on_model.scene.box_m
+    views = poses(curriculum, curriculum.episodes(box_m)[0], box_m, lambda x, y: 0.0, lambda eye, target: True)
+    model.eval()
+    errors = []
+    for pose in views:
+        camera = camera_of(pose, 28.0, 64)
+        with torch.no_grad():
+            seen = truth.render_depth(local_view(truth, camera)).alpha > 0.9
+        errors.append((look_at(model, camera) - look_at(truth, camera)).square()[seen].mean().item())
+    model.train()
+    return -10 * math.log10(sum(errors) / len(errors))
+
+
+def test_refined_pictures_come_into_the_splats(city_scene, tmp_path):
+    """Views from elsewhere come nearer to what an oracle shows, although satellites say otherwise."""
+    before = config_for(city_scene, tmp_path, "before", method=skyfall)
+    before.max_num_iterations = 20
+    model = train(before).pipeline.model
+    truth = painted(model)
+    first = {elevation: nearness_db(model, truth, elevation) for elevation in (45.0, 20.0)}
+    names = model.on_model.image_names
+    config = config_for(city_scene, tmp_path, "oracle", look=names[0])
+    config.pipeline.stage1 = before.get_base_dir() / "config.yml"
+    config.pipeline.curriculum = replace(TINY, elevations_deg=(55.0, 28.0), azimuths=6, size_px=64, steps=(50,))
+    config.optimizers["features_dc"]["optimizer"].lr = 0.03
+    with refined_by(Oracle(truth)):
+        model = train(config).pipeline.model
+    for elevation, start in first.items():
+        end = nearness_db(model, truth, elevation)
+        print(f"{elevation:g} degrees: {start:.1f} -> {end:.1f} dB")
+        assert end > start + 3, f"{elevation:g} degrees: {start:.1f} -> {end:.1f} dB"
