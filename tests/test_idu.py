@@ -393,21 +393,51 @@ def test_a_run_killed_in_its_first_episode_goes_on(stage1, tmp_path, way):
 # What is refused
 
 
-def test_episodes_of_another_scene_or_of_other_cameras_are_refused(city_scene, tmp_path):
-    config = config_for(city_scene, tmp_path, "other", stage1_steps=1)
+@pytest.fixture(scope="module")
+def first_step(city_scene, tmp_path_factory):
+    """A run of one step of stage 2; its configuration."""
+    config = config_for(city_scene, tmp_path_factory.mktemp("first"), "first", stage1_steps=1)
     config.max_num_iterations = 2
     train(config)
-    fewer, lower = copy.deepcopy(config), copy.deepcopy(config)
+    return config
+
+
+def test_episodes_of_another_scene_or_of_other_cameras_are_refused(first_step, tmp_path):
+    fewer, lower = copy.deepcopy(first_step), copy.deepcopy(first_step)
+    fewer.output_dir, lower.output_dir = tmp_path / "fewer", tmp_path / "lower"
     fewer.pipeline.datamanager.dataparser.images = ("view_0[234]*",)
     lower.pipeline.curriculum = replace(TINY, elevations_deg=(60.0, 30.0), fov_deg=(26.0,))
-    for again, says in (
+    for config, says in (
         (fewer, r"episode_01 belongs to another run or scene\. Choose another output folder"),
         (lower, r"episode_01 was made with other cameras than the present curriculum's\. Pass the options"),
     ):
-        shutil.rmtree(config.get_checkpoint_dir())
+        trainer = set_up(config)
+        shutil.copytree(first_step.get_base_dir() / "idu", config.get_base_dir() / "idu")
         with pytest.raises(TrainingError, match=says) as caught:
-            train(again)
+            trainer.train()
         assert str(caught.value).count(". ") == 1
+
+
+def test_a_run_that_begins_uses_nothing_of_an_earlier_one(first_step, stage1, tmp_path):
+    """The same folder, perhaps with other options: its pictures show other splats."""
+    shutil.copytree(first_step.get_base_dir() / "idu", tmp_path / "city/skyfall-idu/again/idu")
+    again = copy.deepcopy(first_step)
+    again.output_dir = tmp_path
+    for config in (again, started(stage1, tmp_path, "config"), started(stage1, tmp_path, "load_dir")):
+        config.timestamp = "again"
+        with pytest.raises(TrainingError, match=r"again/idu holds episodes of an earlier run\. Choose another"):
+            set_up(config)
+
+
+def test_a_checkpoint_file_may_be_named_instead_of_its_folder(whole, city_scene, tmp_path):
+    _, expected, drawn = whole
+    config, refiner = half_done(city_scene, tmp_path, Counting()), Counting()
+    again = gone_on(config, "again")
+    (again.load_checkpoint,), again.load_dir = again.load_dir.glob("*.ckpt"), None
+    with refined_by(refiner):
+        train(again, seed=5)
+    assert not refiner.asked and pictures(again) == drawn
+    assert_equal(checkpoint(again), expected, "checkpoint")
 
 
 WRONG = [

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.engine.trainer import Trainer
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
@@ -126,7 +126,10 @@ class IduPipeline(SkyfallPipeline):
         if self.rounds.start == 0:
             self.model.config.sh_degree_interval = 0  # another run has learned the harmonics
         trainer.config.max_num_iterations = min(trainer.config.max_num_iterations, self.rounds.end)
-        _take_over(trainer, self._idu)
+        if self._began is None:
+            _check_new(self._idu)
+        else:
+            _take_over(trainer.config, self._idu)
         current = self.rounds.at(trainer._start_step)
         if current is not None and current.first < trainer._start_step:
             self._begin_growth(current)  # its statistics come from the checkpoint
@@ -143,7 +146,7 @@ class IduPipeline(SkyfallPipeline):
         checkpoint = find_checkpoint(self.config.stage1)
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         self.load_pipeline(state["pipeline"], state["step"])
-        self._stopped, self._loaded = None, False  # the splats of that run, not its place
+        self._stopped, self._began, self._loaded = None, None, False  # the splats of that run, not its place
         return 0
 
     # Episodes
@@ -277,13 +280,22 @@ def _quiet_dice(model: torch.nn.Module) -> Iterator[None]:
     random.setstate(state)
 
 
-def _take_over(trainer: Trainer, idu: Path) -> None:
+def _check_new(idu: Path) -> None:
+    """TrainingError if a run that begins stage 2 would train on what another one has rendered."""
+    if idu.exists():
+        raise TrainingError(
+            f"{idu} holds episodes of an earlier run. Choose another --timestamp, or go on with that run by --load-dir "
+            f"{idu.with_name('nerfstudio_models')}."
+        )
+
+
+def _take_over(config: TrainerConfig, idu: Path) -> None:
     """The episodes of the run that is gone on with, where this one has another folder."""
-    if trainer.config.load_dir is None:
+    models = config.load_dir if config.load_checkpoint is None else config.load_checkpoint.parent
+    if models is None or idu.exists():
         return
-    before = Path(trainer.config.load_dir).resolve().parent / IDU
-    if before.is_dir() and not idu.exists():
-        partial = idu.with_name(f".{IDU}.partial")
+    before, partial = models.resolve().parent / IDU, idu.with_name(f".{IDU}.partial")
+    if before.is_dir():
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(before, partial)
         partial.rename(idu)
