@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.engine.trainer import Trainer
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from skyfall_ns.errors import TrainingError
@@ -68,8 +68,8 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     episode_rates: float = 0.25
     """Learning rates in episodes, relative to those of --optimizers: where pictures are made up, splats move slowly."""
     episode_depth: float = 0.1
-    """Weight of depth supervision during episodes, over the elevations and distances of --pipeline.depth; 0 turns it off
-    (Skyfall-GS: 0.5)."""
+    """Weight of depth supervision during episodes, over the elevations and distances of --pipeline.depth; 0 turns it
+    off (Skyfall-GS: 0.5)."""
     grow_share: float = 0.0
     """Part of an episode's steps during which splats are split and pruned (Skyfall-GS: 0.9)."""
     grow_thresh: float = 6e-4
@@ -139,7 +139,10 @@ class IduPipeline(SkyfallPipeline):
         self._trainer, self._idu = trainer, trainer.base_dir / IDU
         self.rounds = Rounds(self._start(trainer), tuple(e.steps for e in self.episodes))
         trainer.config.max_num_iterations = min(trainer.config.max_num_iterations, self.rounds.end)
-        _take_over(trainer, self._idu)
+        if self._began is None:
+            _check_new(self._idu)
+        else:
+            _take_over(trainer.config, self._idu)
         current = self.rounds.at(trainer._start_step)
         if current is not None and current.first < trainer._start_step:
             self._begin_growth(current)  # its statistics come from the checkpoint
@@ -166,7 +169,7 @@ class IduPipeline(SkyfallPipeline):
                 f"{checkpoint} was trained with other parts of the model than this run has. "
                 "Pass the same --pipeline.model options (appearance, sh-degree, pose-shift) as in stage 1."
             ) from error
-        self._stopped = None  # its place and its dice are its own
+        self._stopped, self._began, self._origin = None, None, None  # the splats of that run, not its place
         return int(state["step"])
 
     # Episodes
@@ -181,10 +184,10 @@ class IduPipeline(SkyfallPipeline):
             self._trainer.save_checkpoint(step - 1)  # renders are never made from other splats than a resumed run has
             self._begin_growth(now)
         with _quiet_dice(self.model):
-            for number in self._needed(now.number):
-                self._views[number] = self._prepared(self.episodes[number - 1])
-        for number in set(self._views) - set(self._needed(now.number)):
-            del self._views[number]
+            self._views = {
+                number: self._views.get(number) or self._prepared(self.episodes[number - 1])
+                for number in self._needed(now.number)
+            }
         self._panel = show_episode(self._trainer, self._folders[now.number], self.model.on_model, self._panel)
         self._begin_depth(now)
         table, factor = self._trainer.config.optimizers, self.config.episode_rates
@@ -324,13 +327,22 @@ def _quiet_dice(model: torch.nn.Module) -> Iterator[None]:
     random.setstate(state)
 
 
-def _take_over(trainer: Trainer, idu: Path) -> None:
+def _check_new(idu: Path) -> None:
+    """TrainingError if a run that begins stage 2 would train on what another one has rendered."""
+    if idu.exists():
+        raise TrainingError(
+            f"{idu} holds episodes of an earlier run. Choose another --timestamp, or go on with that run by --load-dir "
+            f"{idu.with_name('nerfstudio_models')}."
+        )
+
+
+def _take_over(config: TrainerConfig, idu: Path) -> None:
     """The episodes of the run that is gone on with, where this one has another folder."""
-    if trainer.config.load_dir is None:
+    models = config.load_dir if config.load_checkpoint is None else config.load_checkpoint.parent
+    if models is None or idu.exists():
         return
-    before = Path(trainer.config.load_dir).resolve().parent / IDU
-    if before.is_dir() and not idu.exists():
-        partial = idu.with_name(f".{IDU}.partial")
+    before, partial = models.resolve().parent / IDU, idu.with_name(f".{IDU}.partial")
+    if before.is_dir():
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(before, partial)
         partial.rename(idu)

@@ -1,4 +1,4 @@
-"""Refined images as training data: cameras show what the episode does, each view has its turn, weights weigh."""
+"""Refined images as training data: cameras see what the episode's see, every view has its turn, weights weigh."""
 
 import copy
 from collections import Counter
