@@ -27,7 +27,7 @@ END = STAGE1 + 2 * STEPS
 
 @dataclass
 class Counting:
-    """Negatives of the views; counts what it is asked, in `log` too if there is one."""
+    """Negatives of the views; counts what it is asked, in `log` too if there is one, and draws random numbers."""
 
     generative: ClassVar[bool] = False
     batch: int = 1
@@ -46,6 +46,7 @@ class Counting:
         def refine(views):
             for view in views:
                 self.asked[episode.name, view.name] += 1
+                random.random(), torch.rand(3)
                 if self.log is not None:
                     with self.log.open("a") as log:
                         log.write(f"{episode.name} {view.name}\n")

@@ -129,13 +129,26 @@ def test_smooth_pictures_are_those_of_the_filter(city_scene, tmp_path):
             assert not torch.equal(folder.refined(name), folder.view(name).image)
 
 
+def test_training_keeps_nothing_of_rendering(city_scene, tmp_path):
+    """Shadows that were drawn for renders would be older than those of a run that goes on from there."""
+    kept, losses = [], IduPipeline.get_train_loss_dict
+
+    def noting(pipeline, step):
+        kept.append(len(pipeline.model.shadows._lit))
+        return losses(pipeline, step)
+
+    with patch.object(IduPipeline, "get_train_loss_dict", noting):
+        train(config_for(city_scene, tmp_path, "kept"))
+    assert [step for step in range(1, END) if not kept[step]] == [STAGE1, STAGE1 + STEPS]
+
+
 # Killed in any phase
 
 
 def changing(scene_folder: Path, out: Path, name: str, **options):
     """A run with all that a resume could lose: splits, shades, looks; checkpoints in the middle of episodes."""
     config = config_for(scene_folder, out, name, grow_share=0.9, grow_thresh=1e-4, keep_earlier=0.5, **options)
-    config.steps_per_save = 3
+    config.steps_per_save, config.optimizers["means"]["optimizer"].lr = 3, 3e-3  # shadows move
     config.pipeline.model.refine_every = 2  # statistics are gathered over a save
     return config
 
@@ -204,6 +217,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(whole, city_scene, tmp_
     config, refiner = changing(city_scene, tmp_path, "killed"), Counting()
     with refined_by(refiner), pytest.raises(Killed), killing(where, after):
         train(config)
+    if where not in ("step", "checkpoint"):  # splats that were rendered are those that are saved
+        assert checkpoint(config)["step"] + 1 in (STAGE1, STAGE1 + STEPS)
     on_disk = {(f.path.name, n) for f in episodes_of(config) for n in f.names if n not in f.missing_refined()}
     again = gone_on(config, "again")
     before = Counter(refiner.asked)
