@@ -24,11 +24,14 @@ from stage1 import ELEVATIONS, measured_or_kept, scored, slug, trained, truths, 
 VARIANTS: dict[str, list[str]] = {
     "satellite images only": ["--pipeline.refiner.name", "none", "--pipeline.synthetic-share", "0"],
     "none": ["--pipeline.refiner.name", "none"],
-    "smooth": ["--pipeline.refiner.name", "smooth"],
+    "smooth (default)": [],
     "scene": ["--pipeline.refiner.name", "scene"],
-    "scene, all pixels alike": ["--pipeline.refiner.name", "scene", "--pipeline.agreement", "False"],
-    "scene, earlier episodes kept": ["--pipeline.refiner.name", "scene", "--pipeline.keep-earlier", "0.5"],
-    "scene, growth": ["--pipeline.refiner.name", "scene", "--pipeline.grow-share", "0.9"],
+    "depth supervision off": ["--pipeline.episode-depth", "0"],
+    "depth supervision stronger": ["--pipeline.episode-depth", "0.5"],
+    "earlier episodes forgotten": ["--pipeline.keep-earlier", "0"],
+    "all pixels alike": ["--pipeline.agreement", "False"],
+    "growth": ["--pipeline.grow-share", "0.9"],
+    "rates of stage 1": ["--pipeline.episode-rates", "1"],
     "FlowEdit, FLUX.2-klein-base-4B": ["--pipeline.refiner.name", "flowedit"],
 }
 
