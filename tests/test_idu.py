@@ -73,6 +73,8 @@ def test_a_run_ends_at_its_planned_step_with_all_episodes(city_scene, tmp_path):
         trainer = train(config)
     assert checkpoint(config)["step"] == END - 1 == trainer.step
     assert Counter(call.args[0].seed for call in synthetic.call_args_list) == {1: 6, 2: 6}  # three of four steps
+    highest = max(sun for _, _, sun in trainer.pipeline.model.on_model.suns)
+    assert trainer.pipeline.model.on_model.suns[trainer.pipeline._look][2] == highest
     folders = episodes_of(config)
     assert [f.path.name for f in folders] == ["episode_01", "episode_02"]
     for folder, elevation in zip(folders, TINY.elevations_deg, strict=True):

@@ -242,7 +242,8 @@ class IduPipeline(SkyfallPipeline):
                     f"--pipeline.look {self.config.look} is none of the training images. They are: {', '.join(names)}."
                 )
             return names.index(self.config.look)
-        return max(range(len(names)), key=lambda i: suns[i][2] if suns[i] is not None else -1.0)
+        heights = [-1.0 if sun is None else sun[2] for sun in suns]
+        return heights.index(max(heights))
 
     # Steps
 
