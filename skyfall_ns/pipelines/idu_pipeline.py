@@ -287,7 +287,8 @@ class IduPipeline(SkyfallPipeline):
                     f"--pipeline.look {self.config.look} is none of the training images. They are: {', '.join(names)}."
                 )
             return names.index(self.config.look)
-        return max(range(len(names)), key=lambda i: (suns[i] or (0.0, 0.0, -1.0))[2])
+        heights = [-1.0 if sun is None else sun[2] for sun in suns]
+        return heights.index(max(heights))
 
     # Steps
 
