@@ -81,6 +81,7 @@ PUBLISHED_IDU: dict[str, Any] = {  # run_jax_idu.py
     "synthetic_share": 0.75,
     "keep_earlier": 0.0,
     "agreement": False,
+    "moves": 1.0,
     "episode_rates": 1.0,
     "episode_depth": 0.5,
     "depth": DepthSupervisionConfig(prior="moge", moge_version="v1", loss="pearson", schedule=PseudoSchedule()),

@@ -1,7 +1,7 @@
 """The splat model: Splatfacto's place in the host, exact satellite views, heights tied to the scene's surface."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from skyfall_ns.models.shadows import Shadows
 from skyfall_ns.models.shear import shear_loss, sheared
 from skyfall_ns.models.shift import ImageShift, shifted
 from skyfall_ns.models.start import start_splats
-from skyfall_ns.models.view import View, bend, image_of, sun_of, view_of
+from skyfall_ns.models.view import View, bend, damped, image_of, moves_of, sun_of, view_of
 
 
 class SkyfallModel(SplatfactoModel):
@@ -61,6 +61,7 @@ class SkyfallModel(SplatfactoModel):
         self.started_with = self.num_points
         self._surface: HeightTarget | None = None
         self.last_drawn: tuple[View, int | None, Rendering] | None = None
+        self._grows = True
 
     def grow_from(self, step: int, config: SkyfallModelConfig) -> None:
         """Begin a window of growth, whose steps count from `step`, with the growth options of `config`."""
@@ -161,12 +162,16 @@ class SkyfallModel(SplatfactoModel):
         look: Look | None = None,
         absgrad: bool = False,
         keep: Tensor | None = None,
+        moves: float = 1.0,
     ) -> Rendering:
-        """Draw a view with the look of a training image (None: the canonical look, lit by `sun`), or with any look."""
+        """Draw a view with the look of a training image (None: the canonical look, lit by `sun`), or with any look;
+        `moves`: part of the gradients that reaches more than colours."""
         if look is None:
             look = self.looks.canonical(sun) if image is None else self.looks.of(image)
-        light = self.seen_light(self.base_colors(view), look, image)
+        light = self.seen_light(self.base_colors(view), look, image, moves)
         splats = self.gaussians(keep)
+        if moves < 1:
+            splats = Gaussians(*(damped(getattr(splats, f.name), moves) for f in fields(splats)))
         means = bend(splats.means, view)
         if self.shift is not None and image is not None and view.projection == "parallel":
             means = shifted(means, view, self.shift(image))
@@ -175,11 +180,14 @@ class SkyfallModel(SplatfactoModel):
         drawn = draw(bent, light if keep is None else light[keep], view, absgrad=absgrad)
         return replace(drawn, color=picture(drawn.color, drawn.alpha))
 
-    def seen_light(self, base: Float[Tensor, "n 3"], look: Look, image: int | None) -> Float[Tensor, "n 3"]:
-        """The light of splats with base colours under a look; `image` tells whose shadows may be reused."""
+    def seen_light(
+        self, base: Float[Tensor, "n 3"], look: Look, image: int | None, moves: float = 1.0
+    ) -> Float[Tensor, "n 3"]:
+        """The light of splats with base colours under a look; `image` tells whose shadows may be reused, `moves`
+        how much of the gradients turns splats."""
         light = None
         if look.sun is not None and (self.config.shadows or self.config.shading):
-            normals = normals_of(self.quats) if self.config.shading else None
+            normals = normals_of(damped(self.quats, moves)) if self.config.shading else None
             light = sunlight(normals, self._lit(look.sun, image), look.sun, look.log_sky.exp())
         light = seen(base, light, look)
         if self.looks.appearance is None or look.embedding is None:
@@ -208,14 +216,17 @@ class SkyfallModel(SplatfactoModel):
         if self.crop_box is not None and not self.training:
             keep = self.crop_box.within(self.means).squeeze(-1)
         absgrad = self.training and self.strategy.wants_absgrad(self.step - self.growth_began)
-        result = self.render(view, image, look=self._look(camera), absgrad=absgrad, keep=keep)
+        moves = moves_of(camera)
+        result = self.render(view, image, look=self._look(camera), absgrad=absgrad, keep=keep, moves=moves)
         self.last_size = (view.height, view.width)
         if self.training:
             self.info = result.info
             self.last_drawn = (view, image, result) if self.config.shear_weight else None
-            self.strategy.step_pre_backward(
-                self.gauss_params, self.optimizers, self.strategy_state, self.step - self.growth_began, self.info
-            )
+            self._grows = moves > 0  # without gradients of places there is nothing to learn where to grow
+            if self._grows:
+                self.strategy.step_pre_backward(
+                    self.gauss_params, self.optimizers, self.strategy_state, self.step - self.growth_began, self.info
+                )
         background = self._get_background_color()
         alpha = result.alpha[..., None]
         rgb = result.color + (1 - alpha) * background
@@ -303,9 +314,10 @@ class SkyfallModel(SplatfactoModel):
 
     def step_post_backward(self, step: int) -> None:
         """Let splats come and go; keep sizes in bounds; stop when the scene has collapsed."""
-        self.strategy.step_post_backward(
-            self.gauss_params, self.optimizers, self.strategy_state, step - self.growth_began, self.info
-        )
+        if self._grows:
+            self.strategy.step_post_backward(
+                self.gauss_params, self.optimizers, self.strategy_state, step - self.growth_began, self.info
+            )
         with torch.no_grad():
             self.gauss_params["scales"].clamp_(max=math.log(self.config.max_scale_m * self.on_model.scale))
         self._stop_if_collapsed(step)

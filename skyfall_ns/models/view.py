@@ -19,6 +19,7 @@ HALF_PIXEL = 0.5
 DEPTH_OFFSET = 20.0  # model units (2 km): satellite depths stay positive, and small enough for float32
 ROWS_KEY, QUADRATIC_KEY = "satellite_rows", "satellite_quadratic"
 IMAGE_KEY, SUN_KEY = "satellite_image", "satellite_sun"
+MOVES_KEY = "moves"  # of cameras with made-up pictures: part of their gradients that moves splats
 
 
 @dataclass(frozen=True)
@@ -116,3 +117,14 @@ def model_view(camera: PinholeCamera, centre_m: np.ndarray, scale: float) -> Vie
     pose[:3, 3] = scale * (pose[:3, 3] + pose[:3, :3] @ np.asarray(centre_m))
     intrinsics[:2, 2] += HALF_PIXEL
     return View(torch.from_numpy(pose), torch.from_numpy(intrinsics), *camera.size, "pinhole")
+
+
+def moves_of(camera: Cameras) -> float:
+    """Part of a picture's gradients that reaches more than colours: all, except for what was made up."""
+    share = (camera.metadata or {}).get(MOVES_KEY)
+    return 1.0 if share is None else float(share)
+
+
+def damped(values: Tensor, share: float) -> Tensor:
+    """The same values with a part of their gradients."""
+    return values if share == 1 else torch.lerp(values.detach(), values, share)

@@ -65,9 +65,12 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     """Name of the training image whose light and colours the renders have. Default: the one with the highest sun."""
     agreement: bool = True
     """Weigh the pixels of refined images by how well neighbouring views agree with them."""
+    moves: float = 0.4
+    """How much refined images move splats and change their shapes, relative to how much they colour them: the less, the
+    more heights are the satellites' alone (Skyfall-GS: 1)."""
     episode_rates: float = 0.25
     """Learning rates in episodes, relative to those of --optimizers: where pictures are made up, splats move slowly."""
-    episode_depth: float = 0.1
+    episode_depth: float = 0.0
     """Weight of depth supervision during episodes, over the elevations and distances of --pipeline.depth; 0 turns it
     off (Skyfall-GS: 0.5)."""
     grow_share: float = 0.0
@@ -79,8 +82,8 @@ class IduPipelineConfig(SkyfallPipelineConfig):
 
     def check(self) -> None:
         """TrainingError that names the flag of a number that makes no sense."""
-        for name, high in (("synthetic_share", 1.0), ("keep_earlier", 1.0), ("grow_share", 1.0), ("reset_share", 1.0)):
-            if not 0 <= getattr(self, name) <= high:
+        for name in ("synthetic_share", "keep_earlier", "moves", "grow_share", "reset_share"):
+            if not 0 <= getattr(self, name) <= 1:
                 flag = name.replace("_", "-")
                 raise TrainingError(f"--pipeline.{flag} is {getattr(self, name)}. Pass a number from 0 to 1.")
         if not 0 <= self.episode_depth < math.inf:
@@ -240,7 +243,8 @@ class IduPipeline(SkyfallPipeline):
                 report = refine_episode(folder, self._refiner, device)
             CONSOLE.log(f"Episode {episode.number}: {report.refined} images refined in {report.seconds:.0f} s.")
         self._weigh(folder)
-        return SyntheticViews.of(folder, self.model.on_model, self._look, self.config.agreement)
+        config = self.config
+        return SyntheticViews.of(folder, self.model.on_model, self._look, config.agreement, config.moves)
 
     def _folder(self, episode: Episode) -> EpisodeFolder:
         if episode.number in self._folders:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.geo.cameras import PinholeCamera
-from skyfall_ns.models.view import IMAGE_KEY, model_view
+from skyfall_ns.models.view import IMAGE_KEY, MOVES_KEY, model_view
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder
 
 
-def host_camera(camera: PinholeCamera, on_model: SceneOnModel, image: int) -> Cameras:
-    """A local pinhole as the host's camera in model space, that asks for the look of a training image."""
+def host_camera(camera: PinholeCamera, on_model: SceneOnModel, image: int, moves: float = 1.0) -> Cameras:
+    """A local pinhole as the host's camera in model space, that asks for the look of a training image; `moves`: see
+    `models.view.moves_of`."""
     view = model_view(camera, np.array(on_model.centre_m), on_model.scale)
     pose = torch.linalg.inv(view.camera_from_model)
     pose[:, 1:3] *= -1  # OpenCV to OpenGL
@@ -30,7 +31,7 @@ def host_camera(camera: PinholeCamera, on_model: SceneOnModel, image: int) -> Ca
         width=view.width,
         height=view.height,
         camera_type=CameraType.PERSPECTIVE,
-        metadata={IMAGE_KEY: torch.tensor([[image]])},
+        metadata={IMAGE_KEY: torch.tensor([[image]]), MOVES_KEY: torch.tensor([[moves]])},
     )
 
 
@@ -44,8 +45,11 @@ class SyntheticViews:
     seed: int
 
     @classmethod
-    def of(cls, folder: EpisodeFolder, on_model: SceneOnModel, image: int, weighted: bool) -> "SyntheticViews":
-        """In the look of a training image; all that is not void counts alike, or by its weight.
+    def of(
+        cls, folder: EpisodeFolder, on_model: SceneOnModel, image: int, weighted: bool, moves: float = 1.0
+    ) -> "SyntheticViews":
+        """In the look of a training image; all that is not void counts alike, or by its weight; `moves`: see
+        `models.view.moves_of`.
 
         TrainingError if an image or its weights are missing or damaged."""
 
@@ -54,7 +58,7 @@ class SyntheticViews:
 
         names = folder.names
         return cls(
-            tuple(host_camera(folder.camera(name), on_model, image) for name in names),
+            tuple(host_camera(folder.camera(name), on_model, image, moves) for name in names),
             torch.stack([bytes_of(folder.refined(name)) for name in names]),
             torch.stack([bytes_of(folder.weight(name) if weighted else folder.valid(name).float()) for name in names]),
             folder.episode.number,

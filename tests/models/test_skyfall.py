@@ -15,7 +15,7 @@ from skyfall_ns.method_configs import skyfall
 from skyfall_ns.models.harmonics import SH_C0
 from skyfall_ns.models.heights import FEW_PULL, MANY_VIEWS, draw_heights
 from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.models.view import nadir_view
+from skyfall_ns.models.view import MOVES_KEY, nadir_view
 
 FIRST = 400  # a step at which gsplat's strategy refines
 
@@ -357,3 +357,34 @@ def test_free_pinholes_agree_with_the_nadir_view(model):
     torch.testing.assert_close(free["accumulation"][..., 0], parallel.alpha, atol=0.05, rtol=0)
     colors = free["rgb"] - (1 - free["accumulation"]) * free["background"]
     assert (colors - parallel.color)[inside].abs().mean() < 0.01
+
+
+def test_made_up_views_colour_splats_and_do_not_move_them(model, pipeline):
+    """A picture that was made up says nothing of places: neither gradients nor growth come of it."""
+    camera, batch = pipeline.datamanager.next_train(0)
+    camera.metadata[MOVES_KEY] = torch.tensor([[0.0]])
+    model.optimizers, model.step = optimizers_for(model), 1
+    statistics = {name: copy.deepcopy(value) for name, value in model.strategy_state.items()}
+    loss = model.get_loss_dict(model.get_outputs(camera), batch)["photometric"]
+    loss.backward()
+    model.step_post_backward(1)
+    assert model.gauss_params["features_dc"].grad.abs().max() > 0
+    for name in ("means", "scales", "quats", "opacities"):
+        grad = model.gauss_params[name].grad
+        assert grad is None or not grad.any(), name
+    assert model.strategy_state == statistics
+
+
+def test_made_up_views_may_move_splats_a_little(model, pipeline):
+    camera, batch = pipeline.datamanager.next_train(0)
+    grads = {}
+    for share in (1.0, 0.25):
+        camera.metadata[MOVES_KEY] = torch.tensor([[share]])
+        model.optimizers, model.step = optimizers_for(model), 1
+        model.zero_grad(set_to_none=True)
+        torch.manual_seed(0)  # of the background
+        model.get_loss_dict(model.get_outputs(camera), batch)["photometric"].backward()
+        grads[share] = {name: model.gauss_params[name].grad.clone() for name in ("means", "scales", "features_dc")}
+    torch.testing.assert_close(grads[0.25]["features_dc"], grads[1.0]["features_dc"])
+    for name in ("means", "scales"):
+        torch.testing.assert_close(grads[0.25][name], 0.25 * grads[1.0][name], msg=name)
