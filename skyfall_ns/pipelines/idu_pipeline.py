@@ -65,7 +65,7 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     """Name of the training image whose light and colours the renders have. Default: the one with the highest sun."""
     agreement: bool = True
     """Weigh the pixels of refined images by how well neighbouring views agree with them."""
-    moves: float = 0.4
+    moves: float = 0.3
     """How much refined images move splats and change their shapes, relative to how much they colour them: the less, the
     more heights are the satellites' alone (Skyfall-GS: 1)."""
     episode_rates: float = 0.25
