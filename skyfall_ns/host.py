@@ -126,15 +126,16 @@ def save_whole_checkpoints(trainer: Trainer, then: Callable[[], None] = lambda: 
     trainer.save_checkpoint = save  # type: ignore[method-assign]
 
 
-def count_all_steps(trainer: Trainer) -> None:
-    """After a resume the host trains `max_num_iterations` more steps; here the number is the total.
+def count_all_steps(trainer: Trainer, flag: str) -> None:
+    """After a resume the host trains `max_num_iterations` more steps; here the number is the total, and `flag` asks for
+    more.
 
     Raises TrainingError if the run is already that long."""
     left = trainer.config.max_num_iterations - trainer._start_step
     if left <= 0:
         raise TrainingError(
             f"This run has already done {trainer._start_step} of {trainer.config.max_num_iterations} steps. "
-            "Ask for more with --max-num-iterations."
+            f"Ask for more with {flag}."
         )
     trainer.config.max_num_iterations = left
 

@@ -142,11 +142,11 @@ def test_iterations_are_the_total_after_a_resume():
         config = type("C", (), {"max_num_iterations": 100})()
 
     trainer = Stub()
-    host.count_all_steps(trainer)
+    host.count_all_steps(trainer, "--more")
     assert trainer.config.max_num_iterations == 70
     trainer._start_step = 100
     with pytest.raises(TrainingError, match=r"already done 100 of 70.*\. Ask for more"):
-        host.count_all_steps(trainer)
+        host.count_all_steps(trainer, "--more")
 
 
 def test_mendable_errors_have_no_traceback():

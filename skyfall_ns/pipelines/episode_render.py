@@ -20,7 +20,7 @@ from skyfall_ns.refiners.pairs import SATELLITE, Pair, write_pair
 
 SIGHT_PX = 48  # size of the picture in which it is seen what stands before a camera
 NEAR_SHARE, NEAR_PART = 0.35, 0.2  # a fifth of a picture nearer than a third of the way to the target hides it
-SHARES = (0.7, 0.9)  # of the splats' colours in the first picture of a pair: close to a whole render
+SHARES = (0.4, 0.6)  # of the splats' colours in the first picture of a pair: what is left draws the other as well
 
 
 def local_view(model: SkyfallModel, camera: PinholeCamera) -> View:

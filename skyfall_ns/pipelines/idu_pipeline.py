@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -97,6 +97,7 @@ class IduPipelineConfig(SkyfallPipelineConfig):
 class IduPipeline(SkyfallPipeline):
     """Stage 2 training."""
 
+    LENGTH_FLAG: ClassVar[str] = "--pipeline.curriculum.steps"
     config: IduPipelineConfig
     rounds: Rounds | None = None  # from the first step on
     _folders: dict[int, EpisodeFolder]

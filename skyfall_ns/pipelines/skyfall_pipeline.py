@@ -2,7 +2,7 @@
 step counts."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
@@ -34,6 +34,7 @@ class SkyfallPipelineConfig(VanillaPipelineConfig):
 class SkyfallPipeline(VanillaPipeline):
     """Stage 1 training."""
 
+    LENGTH_FLAG: ClassVar[str] = "--max-num-iterations"  # what makes runs longer
     config: SkyfallPipelineConfig
     datamanager: SkyfallDatamanager
     model: SkyfallModel
@@ -90,7 +91,7 @@ class SkyfallPipeline(VanillaPipeline):
         if trainer is not None:
             self.datamanager.read_all()
             host.save_whole_checkpoints(trainer, then=self.forget)
-            host.count_all_steps(trainer)
+            host.count_all_steps(trainer, self.LENGTH_FLAG)
             if self._stopped is not None:
                 resume.restore(self._stopped, self.model, self.datamanager)
                 if self.depth is not None and self._stopped.get("depth_seed") is not None:

@@ -23,9 +23,9 @@ class SceneOptions:
     """Size of the crops that it is trained on, pixels; a multiple of 4."""
     batch: int = 6
     """Crops per step."""
-    satellite_share: float = 0.25
+    satellite_share: float = 0.5
     """Part of the crops that come from satellite images."""
-    strength: float = 1.0
+    strength: float = 0.4
     """How far pictures move from the render (0) to the network's answer (1)."""
     seed: int = 0
     """Of the network's first weights and of the crops."""

@@ -32,7 +32,7 @@ WRONG = [
     ({"edit_start_sigma": 1.2}, "edit-start-sigma is 1.2, no noise level"),
     ({"edit_end_sigma": 0.5, "edit_start_sigma": 0.4}, "start at noise level 0.4 and end above it"),
     ({"target_guidance": float("nan")}, "target-guidance is nan"),
-    ({"n_max": 10, "edit_start_sigma": 0.5}, "n-max and --pipeline.refiner.edit-start-sigma say the same"),
+    ({"n_max": 10, "edit_start_sigma": 0.5}, "n-max and --pipeline.refiner.diffusion.edit-start-sigma say the same"),
     ({"n_max": 3, "n_min": 4}, "n-min is 4"),
     ({"n_max": 29}, "n-max is 29, but the schedule has only 28"),
     ({"n_min": 2}, "n-min is given without"),
