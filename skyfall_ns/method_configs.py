@@ -1,5 +1,6 @@
 """The methods this plugin registers, and every default in one place."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -76,20 +77,6 @@ def method(
     return MethodSpecification(config=config, description=description)
 
 
-PUBLISHED_IDU: dict[str, Any] = {  # run_jax_idu.py
-    "stage1_steps": REFERENCE_STEPS,
-    "synthetic_share": 0.75,
-    "keep_earlier": 0.0,
-    "agreement": False,
-    "moves": 1.0,
-    "episode_rates": 1.0,
-    "episode_depth": 0.5,
-    "depth": DepthSupervisionConfig(prior="moge", moge_version="v1", loss="pearson", schedule=PseudoSchedule()),
-    "grow_share": 0.9,
-    "grow_thresh": 2e-4,
-    "reset_share": 0.5,
-}
-
 skyfall = method(
     "skyfall",
     "Splat city from satellite images, georeferenced, heights tied to stereo (stage 1).",
@@ -105,46 +92,60 @@ skyfall_fast = method(
     depth=DepthSupervisionConfig(prior="none"),
 )
 
+REFERENCE_OPTIMIZERS = optimizers(
+    REFERENCE_STEPS,
+    decay=0.01,
+    means=1.6e-4 * 128 * MODEL_PER_METRE,  # position_lr_init times the scene's extent of 128 m
+    scales=1e-3,
+    features_dc=2.5e-3,
+)
+REFERENCE_MODEL = SkyfallModelConfig(
+    sh_degree=1,
+    background_color="black",
+    start_opacity=0.5,
+    max_scale_m=12.8,
+    filter_3d=True,
+    surface_weight=0.0,
+    entropy_weight=10.0,
+    appearance="embedding",
+    shading=False,
+    shadows=False,
+    warmup_length=1000,
+    stop_split_at=21_000,
+    cull_alpha_thresh=0.005,
+    cull_scale_thresh=12.8,
+    reset_alpha_every=30,
+    densify_grad_thresh=1e-4,
+    use_absgrad=False,
+    densify_abs_quantile=True,
+    densify_size_thresh=1.28,
+    max_gaussians=5_000_000,
+)
+REFERENCE_DEPTH = DepthSupervisionConfig(prior="moge", moge_version="v1", loss="pearson", schedule=PseudoSchedule())
+
 skyfall_reference = method(
     "skyfall-reference",
     "Stage 1 with the published flags of Skyfall-GS (docs/stage1.md); needs a GPU and MoGe's weights.",
     REFERENCE_STEPS,
-    optimizers(
-        REFERENCE_STEPS,
-        decay=0.01,
-        means=1.6e-4 * 128 * MODEL_PER_METRE,  # position_lr_init times the scene's extent of 128 m
-        scales=1e-3,
-        features_dc=2.5e-3,
-    ),
-    model=SkyfallModelConfig(
-        sh_degree=1,
-        background_color="black",
-        start_opacity=0.5,
-        max_scale_m=12.8,
-        filter_3d=True,
-        surface_weight=0.0,
-        entropy_weight=10.0,
-        appearance="embedding",
-        shading=False,
-        shadows=False,
-        warmup_length=1000,
-        stop_split_at=21_000,
-        cull_alpha_thresh=0.005,
-        cull_scale_thresh=12.8,
-        reset_alpha_every=30,
-        densify_grad_thresh=1e-4,
-        use_absgrad=False,
-        densify_abs_quantile=True,
-        densify_size_thresh=1.28,
-        max_gaussians=5_000_000,
-    ),
-    depth=DepthSupervisionConfig(
-        prior="moge",
-        moge_version="v1",
-        loss="pearson",
-        schedule=PseudoSchedule(),
-    ),
+    REFERENCE_OPTIMIZERS,
+    model=REFERENCE_MODEL,
+    depth=REFERENCE_DEPTH,
 )
+
+PUBLISHED_IDU: dict[str, Any] = {  # run_jax_idu.py
+    "model": replace(REFERENCE_MODEL, entropy_weight=0.0),
+    "depth": REFERENCE_DEPTH,
+    "stage1_steps": REFERENCE_STEPS,
+    "synthetic_share": 0.75,
+    "keep_earlier": 0.0,
+    "agreement": False,
+    "moves": 1.0,
+    "episode_rates": 1.0,
+    "episode_depth": 0.5,
+    "grow_share": 0.9,
+    "grow_thresh": 2e-4,
+    "reset_share": 0.5,
+}
 
 skyfall_idu = method(
     "skyfall-idu",
@@ -158,7 +159,7 @@ skyfall_idu_klein = method(
     "skyfall-idu-klein",
     "Stage 2 with FlowEdit on FLUX.2-klein-base-4B (Apache-2.0); needs a GPU and the model's weights.",
     UNTIL_DONE,
-    optimizers(REFERENCE_STEPS),
+    REFERENCE_OPTIMIZERS,
     IduPipelineConfig,
     preset="reference-jax",
     refiner=KLEIN,
@@ -169,7 +170,7 @@ skyfall_idu_flux = method(
     "skyfall-idu-flux",
     "Stage 2 as published: FlowEdit on FLUX.1-dev (non-commercial, gated); needs a GPU and the model's weights.",
     UNTIL_DONE,
-    optimizers(REFERENCE_STEPS),
+    REFERENCE_OPTIMIZERS,
     IduPipelineConfig,
     preset="reference-jax",
     refiner=FLUX,

@@ -5,10 +5,21 @@ from importlib.metadata import entry_points
 import pytest
 
 from skyfall_ns.dataparsers.skyfall_dataparser import MODEL_PER_METRE
-from skyfall_ns.method_configs import skyfall, skyfall_fast, skyfall_reference
+from skyfall_ns.method_configs import (
+    skyfall,
+    skyfall_fast,
+    skyfall_idu,
+    skyfall_idu_flux,
+    skyfall_idu_klein,
+    skyfall_reference,
+)
+from skyfall_ns.pipelines.curriculum import PRESETS
+from skyfall_ns.refiners.catalogue import KNOWN
 
 
-@pytest.mark.parametrize("specification", [skyfall, skyfall_fast, skyfall_reference])
+@pytest.mark.parametrize(
+    "specification", [skyfall, skyfall_fast, skyfall_reference, skyfall_idu, skyfall_idu_klein, skyfall_idu_flux]
+)
 def test_every_method_is_registered_under_its_name(specification):
     name = specification.config.method_name
     found = [e for e in entry_points(group="nerfstudio.method_configs") if e.name == name]
@@ -38,3 +49,24 @@ def test_methods_do_not_share_what_they_configure():
     assert skyfall.config.pipeline.model is not skyfall_fast.config.pipeline.model
     assert skyfall.config.pipeline.model == skyfall_fast.config.pipeline.model
     assert skyfall_fast.config.max_num_iterations < skyfall.config.max_num_iterations
+
+
+@pytest.mark.parametrize("specification", [skyfall_idu_flux, skyfall_idu_klein])
+def test_published_stage_2(specification):
+    """Skyfall-GS' run_jax_idu.py: its rates really rule, its curriculum is whole."""
+    config, pipeline = specification.config, specification.config.pipeline
+    assert config.optimizers["scales"]["optimizer"].lr == 0.001 and pipeline.episode_rates == 1
+    assert config.optimizers["means"]["optimizer"].lr / MODEL_PER_METRE == pytest.approx(0.02048)
+    shares = (pipeline.synthetic_share, pipeline.keep_earlier, pipeline.moves, pipeline.agreement)
+    assert shares == (0.75, 0, 1, False)
+    assert (pipeline.grow_share, pipeline.grow_thresh, pipeline.reset_share) == (0.9, 2e-4, 0.5)
+    assert (pipeline.episode_depth, pipeline.depth.prior, pipeline.model.entropy_weight) == (0.5, "moge", 0)
+    curriculum = pipeline.curriculum.over(PRESETS[pipeline.preset])
+    assert curriculum.elevations_deg == (85, 75, 65, 55, 45) and curriculum.radii_m == (300, 275, 275, 250, 250)
+    assert (curriculum.steps, curriculum.size_px, curriculum.samples_per_view) == ((10_000,), 1024, 2)
+
+
+def test_models_differ_in_their_licence():
+    flux, klein = skyfall_idu_flux.config.pipeline.refiner, skyfall_idu_klein.config.pipeline.refiner
+    assert flux.name == klein.name == "flowedit"
+    assert KNOWN[flux.diffusion.model].gated and KNOWN[klein.diffusion.model].licence == "Apache-2.0"
