@@ -145,7 +145,7 @@ def section(heading: str, results: dict[str, dict[str, Any]], said: str) -> str:
     runs = {name: result for name, result in results.items() if "cost" in result}
     if runs:
         lines += ["", *head(COSTS), *(cost_row(name, result) for name, result in runs.items())]
-    flags = [f"- {name}: `{' '.join(VARIANTS[name])}`" for name in runs]
+    flags = [f"- {name}: `{' '.join(VARIANTS[name])}`" for name in runs if VARIANTS[name]]
     return "\n".join([*lines, "", *flags, *([""] if flags else [])])
 
 
