@@ -242,7 +242,8 @@ class IduPipeline(SkyfallPipeline):
             device = self.model.device
             with parked(self.model, self._trainer.optimizers):
                 report = refine_episode(folder, self._refiner, device)
-            CONSOLE.log(f"Episode {episode.number}: {report.refined} images refined in {report.seconds:.0f} s.")
+            kept = f", {report.kept} of them kept as rendered" if report.kept else ""
+            CONSOLE.log(f"Episode {episode.number}: {report.refined} images refined in {report.seconds:.0f} s{kept}.")
         self._weigh(folder)
         config = self.config
         return SyntheticViews.of(folder, self.model.on_model, self._look, config.agreement, config.moves)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder
+from skyfall_ns.refiners.loading import empty_cache
 from skyfall_ns.refiners.types import Refiner, RefinerConfig
 
 
@@ -57,13 +59,11 @@ def refine_episode(
             names = missing[:batch]
             images = _tried(refine, folder, names)
             if images is None:
-                if len(names) == 1:
-                    raise _too_large(flag)
-                batch = len(names) // 2
-                _give_back(device)
+                empty_cache(device)
+                batch = _halved(len(names), flag)
                 continue
             for name, image in zip(names, images, strict=True):
-                kept += not folder.write_refined(name, image)
+                kept += not _written(folder, name, image)
                 refined += 1
                 bar.update()
             missing = missing[len(names) :]
@@ -99,10 +99,26 @@ def _tried(refine: Refiner, folder: EpisodeFolder, names: Sequence[str]) -> list
         return None
 
 
+def _halved(tried: int, flag: str) -> int:
+    if tried == 1:
+        raise _too_large(flag)
+    warnings.warn(f"Memory ran out with {tried} views at once; going on with {tried // 2}.", stacklevel=3)
+    return tried // 2
+
+
+def _written(folder: EpisodeFolder, name: str, image: Tensor) -> bool:
+    """False if the render was kept instead (float16 overflows in some models)."""
+    sound = folder.write_refined(name, image)
+    if not sound:
+        warnings.warn(f"The refined image of view {name} has numbers that are none; its render is kept.", stacklevel=3)
+    return sound
+
+
 def _too_large(flag: str) -> TrainingError:
     return TrainingError(
-        f"The device has too little memory to refine even one view at a time ({flag}diffusion.batch 1). "
-        f"Choose another {flag}diffusion.offload, or a smaller --pipeline.curriculum.size-px."
+        "The device has too little memory to refine even a single view. "
+        f"Pass {flag}diffusion.offload model or group, {flag}diffusion.quantize fp8 or nf4, or make smaller views by "
+        "--pipeline.curriculum.size-px."
     )
 
 
@@ -119,8 +135,3 @@ def _check_renders(folder: EpisodeFolder) -> None:
 def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-
-
-def _give_back(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

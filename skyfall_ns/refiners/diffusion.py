@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skyfall_ns.refiners.batches import Batches, stacked
+from skyfall_ns.refiners.batches import stacked, unstacked
 from skyfall_ns.refiners.catalogue import FLUX2_KLEIN_BASE, licence_of
 from skyfall_ns.refiners.flow_models import ADAPTERS, FlowAdapter
 from skyfall_ns.refiners.flowedit import FlowModel, NoiseFn, flow_edit_latents
@@ -64,13 +64,12 @@ class FlowEditRefinerConfig(DiffusionOptions):
         prompts = encoded(weights, adapter, self, texts_of(resolved, adapter), device)
         with lend_pipeline(weights, adapter.text_parts, self, device) as pipe:
             model = adapter(pipe, prompts, resolved.negative_prompt)
-            edit = FlowEdit(model, resolved, self.noise, zlib.crc32(episode.name.encode()), device)
-            yield Batches(edit, self.batch, device)
+            yield FlowEdit(model, resolved, self.noise, zlib.crc32(episode.name.encode()), device)
 
 
 @dataclass(frozen=True)
 class FlowEdit:
-    """Views of one size in, their edited pictures out."""
+    """The Refiner."""
 
     model: FlowModel
     numbers: Resolved
@@ -79,19 +78,20 @@ class FlowEdit:
     """Of anchored noise: shared by all views of an episode."""
     device: torch.device
 
-    def __call__(self, views: Sequence[RenderedView]) -> Float[Tensor, "b h w 3"]:
+    @torch.no_grad()
+    def __call__(self, views: Sequence[RenderedView]) -> list[Float[Tensor, "h w 3"]]:
         numbers, images = self.numbers, stacked(views)
         height, width = images.shape[-2:]
         padded = padded_size(height, width)
         sigmas = self.model.sigmas(padded, numbers.steps)
         steps = edit_steps(numbers, sigmas)
         if steps.n_max == 0:
-            return images.permute(0, 2, 3, 1)
+            return [view.image for view in views]
         source = self.model.condition(numbers.source_prompt, numbers.source_guidance)
         target = self.model.condition(numbers.target_prompt, numbers.target_guidance)
         x = self.model.encode(pad_to_multiple(images).to(self.device))
         z = flow_edit_latents(self.model, x, source, target, sigmas, steps, self._noise(views, padded))
-        return self.model.decode(z)[..., :height, :width].permute(0, 2, 3, 1)
+        return unstacked(self.model.decode(z), height, width)
 
     def _noise(self, views: Sequence[RenderedView], padded: tuple[int, int]) -> NoiseFn:
         if self.noise == "anchored":

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skyfall_ns.refiners.batches import Batches, stacked
+from skyfall_ns.refiners.batches import stacked, unstacked
 from skyfall_ns.refiners.catalogue import Z_IMAGE
 from skyfall_ns.refiners.diffusion import identity_of, texts_of
 from skyfall_ns.refiners.flow_models import ADAPTERS, FlowAdapter
@@ -59,7 +59,7 @@ class Img2ImgRefinerConfig(DiffusionOptions):
         prompts = encoded(weights, adapter, self, texts_of(resolved, adapter), device)
         with lend_pipeline(weights, adapter.text_parts, self, device, "AutoPipelineForImage2Image") as pipe:
             model = adapter(pipe, prompts, resolved.negative_prompt)
-            yield Batches(_Img2Img(pipe, model, resolved), self.batch, device)
+            yield _Img2Img(pipe, model, resolved)
 
     def _parts(self) -> tuple[Weights, type[FlowAdapter], Resolved]:
         weights = find_weights(self, _FAMILIES)
@@ -75,13 +75,14 @@ class _Img2Img:
     model: FlowAdapter
     numbers: Resolved
 
-    def __call__(self, views: Sequence[RenderedView]) -> Float[Tensor, "b h w 3"]:
+    @torch.no_grad()
+    def __call__(self, views: Sequence[RenderedView]) -> list[Float[Tensor, "h w 3"]]:
         numbers, images = self.numbers, stacked(views)
         height, width = images.shape[-2:]
         padded = padded_size(height, width)
         n_max = edit_steps(numbers, self.model.sigmas(padded, numbers.steps)).n_max
         if n_max == 0:
-            return images.permute(0, 2, 3, 1)
+            return [view.image for view in views]
         condition = self.model.condition(numbers.target_prompt, numbers.target_guidance)
         refined = self.pipe(
             image=pad_to_multiple(images),
@@ -93,7 +94,7 @@ class _Img2Img:
             output_type="pt",
             **self.model.arguments(condition, len(views)),
         ).images
-        return refined[..., :height, :width].permute(0, 2, 3, 1)
+        return unstacked(refined, height, width)
 
 
 def strength_of(n_max: int, steps: int) -> float:

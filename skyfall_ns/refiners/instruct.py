@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.refiners.batches import Batches, stacked
+from skyfall_ns.refiners.batches import stacked, unstacked
 from skyfall_ns.refiners.catalogue import FLUX2_KLEIN
 from skyfall_ns.refiners.diffusion import identity_of
 from skyfall_ns.refiners.flow_models import FlowAdapter
@@ -93,7 +93,7 @@ class InstructRefinerConfig(DiffusionOptions):
         with lend_pipeline(weights, without, self, device) as pipe:
             told = _told(pipe, weights, resolved, None if adapter is None else adapter(pipe, prompts))
             reference = Reference(episode / REFERENCE) if editor.several else None
-            yield Batches(_Instruct(pipe, resolved.steps, told, reference), 1, device)
+            yield _Instruct(pipe, resolved.steps, told, reference)
 
 
 class Reference:
@@ -129,31 +129,28 @@ class _Instruct:
     told: dict[str, Any]
     reference: Reference | None
 
-    def __call__(self, views: Sequence[RenderedView]) -> Float[Tensor, "1 h w 3"]:
-        (view,) = views
-        height, width = view.image.shape[:2]
-        picture = to_pil(pad_to_multiple(stacked(views))[0].permute(1, 2, 0))
+    @torch.no_grad()
+    def __call__(self, views: Sequence[RenderedView]) -> list[Float[Tensor, "h w 3"]]:
+        return [self._edited(view) for view in views]
+
+    def _edited(self, view: RenderedView) -> Float[Tensor, "h w 3"]:
+        picture = to_pil(pad_to_multiple(stacked([view]))[0].permute(1, 2, 0))
         shown = None if self.reference is None else self.reference.for_view(view.name)
         told = dict(self.told)
         if "max_area" in told:
             told["max_area"] = picture.width * picture.height
-        refined = (
-            self.pipe(
-                image=picture if shown is None else [picture, shown],
-                height=picture.height,
-                width=picture.width,
-                num_inference_steps=self.steps,
-                generator=torch.Generator().manual_seed(view.seed),
-                output_type="pt",
-                **told,
-            )
-            .images[:, :, :height, :width]
-            .permute(0, 2, 3, 1)
-            .float()
-            .cpu()
-        )
+        images = self.pipe(
+            image=picture if shown is None else [picture, shown],
+            height=picture.height,
+            width=picture.width,
+            num_inference_steps=self.steps,
+            generator=torch.Generator().manual_seed(view.seed),
+            output_type="pt",
+            **told,
+        ).images
+        (refined,) = unstacked(images, *view.image.shape[:2])
         if self.reference is not None:
-            self.reference.offer(view.name, refined[0])
+            self.reference.offer(view.name, refined)
         return refined
 
 

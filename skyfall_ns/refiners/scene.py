@@ -58,7 +58,7 @@ class SceneRefinerConfig:
         height, width, _ = image.shape
         padded = functional.pad(image.permute(2, 0, 1)[None], (0, -width % 4, 0, -height % 4), mode="replicate")
         answer = network(padded)[0, :, :height, :width].permute(1, 2, 0)
-        return torch.lerp(image, answer, self.options.strength).clamp(0, 1)
+        return torch.lerp(image, answer, self.options.strength)
 
     def _network(self, device: torch.device, episode: Path) -> Denoiser:
         pairs, file = read_pairs(episode / "pairs"), episode / NETWORK_FILE

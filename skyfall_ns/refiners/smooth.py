@@ -47,4 +47,4 @@ class SmoothRefinerConfig:
         reach = self.options.reach_px
         size = 2 * round(1.5 * reach) + 1
         pixels = np.ascontiguousarray(image.numpy(), np.float32)
-        return torch.from_numpy(cv2.bilateralFilter(pixels, size, self.options.colour, reach)).clamp(0, 1)
+        return torch.from_numpy(cv2.bilateralFilter(pixels, size, self.options.colour, reach))

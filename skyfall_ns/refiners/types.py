@@ -31,7 +31,10 @@ class RenderedView:
 
 
 class Refiner(Protocol):
-    """Improves a batch of views: pictures in 0..1 of the same sizes and in the same order, on the CPU."""
+    """Improves a batch of views of one size: pictures of that size, in the same order, on the CPU.
+
+    Memory that runs out is left to the caller (`pipelines.refining`), who asks again with fewer views. So are values
+    outside 0..1, which are cut off, and numbers that are none, for which the render is kept."""
 
     def __call__(self, views: Sequence[RenderedView]) -> list[Float[Tensor, "h w 3"]]: ...
 

@@ -6,17 +6,22 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from plates import fill
 from refiners.views import make_view
 from torch import Tensor
 
 from skyfall_ns.errors import TrainingError
+from skyfall_ns.pipelines.curriculum import Curriculum, poses
+from skyfall_ns.pipelines.episode_folder import EpisodeFolder
+from skyfall_ns.pipelines.refining import refine_episode
 from skyfall_ns.refiners import batches, diffusion, loading, prompts
-from skyfall_ns.refiners.batches import Batches
 from skyfall_ns.refiners.catalogue import KNOWN, SOURCE_PROMPT, TARGET_PROMPT
 from skyfall_ns.refiners.config import FLUX
 from skyfall_ns.refiners.diffusion import FlowEditRefinerConfig
+from skyfall_ns.refiners.flow_models.flux import Flux1
 
 CPU = torch.device("cpu")
 EPISODE = Path("episode_00")
@@ -24,8 +29,8 @@ FAMILIES = ("flux", "schnell", "sd3", "klein", "klein_base", "zimage")
 QUICK = {"dtype": "float32", "steps": 6, "n_max": 4, "n_min": 2}
 
 
-def refine(config: FlowEditRefinerConfig, *views, batch: int = 8) -> list[Tensor]:
-    with replace(config, batch=batch).load(CPU, EPISODE) as refiner:
+def refine(config: FlowEditRefinerConfig, *views) -> list[Tensor]:
+    with config.load(CPU, EPISODE) as refiner:
         return refiner(list(views))
 
 
@@ -38,11 +43,11 @@ def config(tiny):
 def test_every_family_refines_and_a_batch_is_its_views(tiny, family):
     config = FlowEditRefinerConfig(model=str(tiny(family)), **QUICK)
     views = [make_view(1), make_view(2)]
-    together = refine(config, *views)
-    apart = refine(config, *views, batch=1)
+    with config.load(CPU, EPISODE) as refiner:
+        together, apart = refiner(views), [refiner([view])[0] for view in views]
     for view, a, b in zip(views, together, apart, strict=True):
-        assert a.shape == view.image.shape and a.dtype == torch.float32 and a.device == CPU
-        assert a.min() >= 0 and a.max() <= 1 and not torch.allclose(a, view.image, atol=0.02)
+        assert a.shape == view.image.shape and a.dtype == torch.float32 and a.device == CPU and not a.requires_grad
+        assert torch.isfinite(a).all() and not torch.allclose(a, view.image, atol=0.02)
         assert (a - b).abs().max() < 2e-5
 
 
@@ -62,8 +67,7 @@ def test_one_prompt_and_one_guidance_change_latents_by_nothing(config):
     view, same = make_view(1), {"source_prompt": "a city", "target_prompt": "a city", "n_min": 0}
     equal = replace(config, source_guidance=2.0, target_guidance=2.0, **same)
     with equal.load(CPU, EPISODE) as refiner, torch.no_grad():
-        model = refiner.refine.model
-        round_trip = model.decode(model.encode(batches.stacked([view])))[0].permute(1, 2, 0).clamp(0, 1)
+        round_trip = refiner.model.decode(refiner.model.encode(batches.stacked([view])))[0].permute(1, 2, 0)
         assert torch.equal(refiner([view])[0], round_trip)
     stronger = refine(replace(equal, target_guidance=6.0), view)[0]
     assert not torch.allclose(stronger, round_trip, atol=1e-4)
@@ -71,13 +75,13 @@ def test_one_prompt_and_one_guidance_change_latents_by_nothing(config):
 
 def test_sizes_that_are_no_multiples_are_padded_and_cropped(config):
     odd, small = make_view(1, 50, 70), make_view(2, 6, 64)
-    refined = refine(config, odd, small, make_view(3))
+    with config.load(CPU, EPISODE) as refiner:
+        refined = [refiner([view])[0] for view in (odd, small, make_view(3))]
     assert [tuple(image.shape[:2]) for image in refined] == [(50, 70), (6, 64), (64, 64)]
     assert all(torch.isfinite(image).all() for image in refined)
     with config.load(CPU, EPISODE) as refiner, torch.no_grad():
-        model = refiner.refine.model
         padded = torch.nn.functional.pad(batches.stacked([odd]), (0, 10, 0, 14), mode="reflect")
-        assert model.encode(padded).shape[-2:] == (8, 10)
+        assert refiner.model.encode(padded).shape[-2:] == (8, 10)
 
 
 def test_cached_prompts_need_no_text_encoders(config, tmp_path, monkeypatch):
@@ -90,7 +94,7 @@ def test_cached_prompts_need_no_text_encoders(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(prompts, "lend_text_encoders", never)
     with config.load(CPU, EPISODE) as refiner:
-        parts = refiner.refine.model.pipe.components
+        parts = refiner.model.pipe.components
         assert parts["text_encoder"] is None and parts["tokenizer_2"] is None and parts["transformer"] is not None
         assert torch.equal(refiner([make_view(1)])[0], first[0])
     with pytest.raises(AssertionError, match="were loaded"):
@@ -115,51 +119,65 @@ def test_other_weights_other_embeddings(tiny, tmp_path, config):
 
 def test_memory_is_given_back(config):
     with config.load(CPU, EPISODE) as refiner:
-        transformer = weakref.ref(refiner.refine.model.pipe.transformer)
+        transformer = weakref.ref(refiner.model.pipe.transformer)
     gc.collect()
     assert transformer() is None and refiner is not None
 
 
-def test_what_is_not_finite_is_not_used(config, monkeypatch):
-    views = [make_view(1), make_view(2)]
-    with config.load(CPU, EPISODE) as refiner:
-        model = refiner.refine.model
-        decode = model.decode
-
-        def broken(z):
-            images = decode(z)
-            images[1, 0, 3, 3] = torch.nan
-            return images
-
-        monkeypatch.setattr(model, "decode", broken)
-        refiner.batch = 2
-        with pytest.warns(UserWarning, match="view_2 is not finite; its render is kept"):
-            refined = refiner(views)
-    assert torch.equal(refined[1], views[1].image) and not torch.equal(refined[0], views[0].image)
+@pytest.fixture
+def folder(tmp_path):
+    """An episode of four rendered views of 32 pixels."""
+    box_m, curriculum = np.array([[-30.0, -30.0, 0.0], [30.0, 30.0, 12.0]]), Curriculum(grid=1, azimuths=4, size_px=32)
+    episode = curriculum.episodes(box_m)[0]
+    views = poses(curriculum, episode, box_m, lambda x, y: 0.0, lambda eye, target: True)
+    return fill(EpisodeFolder.begin(tmp_path, episode, views, 32, {"run": 1}, 500.0))
 
 
-def test_batches_shrink_when_memory_runs_out():
-    tried: list[int] = []
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf])
+def test_an_answer_that_is_none_is_told_in_the_manifest(config, folder, monkeypatch, odd):
+    decode = Flux1.decode
 
-    def fits_two(views):
-        tried.append(len(views))
-        if len(views) > 2:
+    def broken(self, z):
+        images = decode(self, z)
+        images[1, 0, 3, 3] = odd
+        return images
+
+    monkeypatch.setattr(Flux1, "decode", broken)
+    with pytest.warns(UserWarning, match="view 00[13] has numbers that are none; its render is kept") as told:
+        report = refine_episode(folder, replace(config, batch=2), CPU, progress=False)
+    assert (report.refined, report.kept, len(told)) == (4, 2, 2)
+    again = EpisodeFolder.open(folder.path)
+    assert [name for name, view in again.manifest.views.items() if view.kept_render] == ["001", "003"]
+    for name in again.names:
+        assert torch.equal(again.refined(name), again.view(name).image) == again.manifest.views[name].kept_render
+
+
+def test_batches_shrink_when_memory_runs_out(config, folder, monkeypatch):
+    """One view at a time gives the same pictures; if even that is too much, it is said how to need less."""
+    encode, tried, most = Flux1.encode, [], 4
+
+    def tight(self, image):
+        tried.append(len(image))
+        if len(image) > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return torch.stack([view.image for view in views])
+        return encode(self, image)
 
-    views = [make_view(i) for i in range(7)]
-    refiner = Batches(fits_two, 7, CPU)
-    with pytest.warns(UserWarning, match="Memory ran out with [73] views at once; going on with [31]") as said:
-        refined = refiner(views)
-    assert len(said) == 2
-    assert tried == [7, 3, 1, 1, 1, 1, 1, 1, 1]
-    assert all(torch.equal(image, view.image) for image, view in zip(refined, views, strict=True))
-
-    def never(views):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(TrainingError, match=r"too little memory to refine a single view.*Pass .*offload"):
-        Batches(never, 1, CPU)(views)
+    monkeypatch.setattr(Flux1, "encode", tight)
+    refine_episode(folder, replace(config, batch=4), CPU, progress=False)
+    whole = [folder.refined(name) for name in folder.names]
+    for name in folder.names:
+        folder.file("refined", name).unlink()
+    most, tried[:] = 1, []
+    with pytest.warns(UserWarning, match="Memory ran out with [42] views at once; going on with [21]") as told:
+        assert refine_episode(folder, replace(config, batch=4), CPU, progress=False).refined == 4
+    assert tried == [4, 2, 1, 1, 1, 1] and len(told) == 2
+    for name, image in zip(folder.names, whole, strict=True):
+        assert (folder.refined(name) - image).abs().max() < 1.5 / 255
+    folder.file("refined", "002").unlink()
+    most = 0
+    with pytest.raises(TrainingError, match=r"too little memory .* even a single view\. Pass .*offload") as error:
+        refine_episode(folder, replace(config, batch=4), CPU, progress=False)
+    assert str(error.value).count(". ") == 1
 
 
 def test_a_model_too_large_to_load(config, monkeypatch):
@@ -176,14 +194,14 @@ def test_noise_levels_choose_the_steps(tiny):
     """Skyfall-GS's counts at 1024 pixels come out of the default noise levels."""
     config = FlowEditRefinerConfig(model=str(tiny("flux")), dtype="float32")
     with config.load(CPU, EPISODE) as refiner:
-        flow = refiner.refine
-        steps = diffusion.edit_steps(flow.numbers, flow.model.sigmas((1024, 1024), flow.numbers.steps))
-        smaller = diffusion.edit_steps(flow.numbers, flow.model.sigmas((512, 512), flow.numbers.steps))
+        numbers, model = refiner.numbers, refiner.model
+        steps = diffusion.edit_steps(numbers, model.sigmas((1024, 1024), numbers.steps))
+        smaller = diffusion.edit_steps(numbers, model.sigmas((512, 512), numbers.steps))
         with pytest.warns(UserWarning, match=r"starts at noise level 0\.\d+ instead of 0\.64: 2 steps are too few"):
-            diffusion.edit_steps(flow.numbers, flow.model.sigmas((1024, 1024), 2))
+            diffusion.edit_steps(numbers, model.sigmas((1024, 1024), 2))
         with pytest.warns(UserWarning, match=r"starts at noise level 0\.00 instead of 0\.04: 28 steps are too few"):
-            gentle = replace(flow.numbers, edit_start_sigma=0.04, edit_end_sigma=0.0)
-            diffusion.edit_steps(gentle, flow.model.sigmas((1024, 1024), 28))
+            gentle = replace(numbers, edit_start_sigma=0.04, edit_end_sigma=0.0)
+            diffusion.edit_steps(gentle, model.sigmas((1024, 1024), 28))
     assert (steps.n_max, steps.n_min, steps.n_avg) == (10, 4, 1)
     assert smaller.n_max > 10 and smaller.n_min > 4
 

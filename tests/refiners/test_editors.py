@@ -17,12 +17,10 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("family", ["flux", "sd3", "zimage"])
 def test_image_to_image(tiny, family, tmp_path):
-    config = Img2ImgRefinerConfig(model=str(tiny(family)), dtype="float32", steps=6, n_max=3, batch=2)
+    config = Img2ImgRefinerConfig(model=str(tiny(family)), dtype="float32", steps=6, n_max=3)
     views = [make_view(1, 50, 70), make_view(2, 50, 70)]
     with config.load(CPU, tmp_path) as refiner:
-        together, again = refiner(views), refiner(views)
-        refiner.batch = 1
-        apart = refiner(views)
+        together, again, apart = refiner(views), refiner(views), [refiner([view])[0] for view in views]
     for view, a, b, c in zip(views, together, again, apart, strict=True):
         assert a.shape == view.image.shape and torch.equal(a, b) and (a - c).abs().max() < 2e-5
         assert torch.isfinite(a).all() and not torch.allclose(a, view.image, atol=0.02)
@@ -123,7 +121,7 @@ def test_what_qwen_is_asked(tmp_path, family, several):
     reference = Reference(tmp_path / "reference.png") if instruct._EDITORS[family].several else None
     refine = instruct._Instruct(pipe, 8, told, reference)
     for seed in (1, 2):
-        assert refine([make_view(seed, 50, 70)]).shape == (1, 50, 70, 3)
+        assert refine([make_view(seed, 50, 70)])[0].shape == (50, 70, 3)
     assert asked[1]["prompt"] == "sharpen" and asked[1]["negative_prompt"] == " " and asked[1]["true_cfg_scale"] == 4.0
     assert asked[0]["image"].size == (80, 64) and isinstance(asked[1]["image"], list) == several
     assert set(asked[0]) <= qwen_parameters(family)
