@@ -58,15 +58,9 @@ def draw_pairs(model: SkyfallModel, data: SkyfallDatamanager, folder: EpisodeFol
     satellites = list(range(len(data.cached_train)))
     bar = tqdm(total=len(chosen) + len(satellites), desc="Drawing pairs", unit="pair", leave=False, file=sys.stderr,
                disable=None)  # fmt: skip
-    for number, name in enumerate(chosen):
+    for name in chosen:
         if not (into / f"view_{name}_first.png").exists():
-            generator = torch.Generator().manual_seed(folder.shots.poses[number].seed)
-            share = SHARES[0] + (SHARES[1] - SHARES[0]) * (number + 0.5) / len(chosen)
-            write_pair(
-                into,
-                f"view_{name}",
-                thinned_pair(model, local_view(model, folder.camera(name)), image, share, generator),
-            )
+            write_pair(into, f"view_{name}", _view_pair(model, folder, name, image))
         bar.update()
     for index in satellites:
         name = f"{SATELLITE}{index:03d}"
@@ -74,6 +68,13 @@ def draw_pairs(model: SkyfallModel, data: SkyfallDatamanager, folder: EpisodeFol
             write_pair(into, name, _satellite_pair(model, data, index, folder.episode.number))
         bar.update()
     bar.close()
+
+
+def _view_pair(model: SkyfallModel, folder: EpisodeFolder, name: str, image: int) -> Pair:
+    """Drawn by the view's own seed: the same whichever other views are chosen."""
+    generator = torch.Generator().manual_seed(folder.manifest.views[name].seed)
+    share = SHARES[0] + (SHARES[1] - SHARES[0]) * float(torch.rand((), generator=generator))
+    return thinned_pair(model, local_view(model, folder.camera(name)), image, share, generator)
 
 
 def _satellite_pair(model: SkyfallModel, data: SkyfallDatamanager, index: int, seed: int) -> Pair:

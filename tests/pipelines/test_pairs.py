@@ -119,6 +119,18 @@ def test_an_episode_gets_evenly_chosen_pairs_and_one_per_satellite(pipeline, fol
     assert changed == {f"view_001_{part}.png" for part in ("first", "second", "weight")}
 
 
+def test_a_view_has_the_same_pair_whichever_others_are_chosen(pipeline, folder, tmp_path_factory):
+    few, all_of_them = folder, copy.copy(folder)
+    all_of_them.path = tmp_path_factory.mktemp("all")
+    draw_pairs(pipeline.model, pipeline.datamanager, few, 0, 2)
+    draw_pairs(pipeline.model, pipeline.datamanager, all_of_them, 0, 50)
+    files = sorted((few.path / "pairs").glob("view_*.png"))
+    assert [p.name[5:8] for p in files[::3]] == ["000", "002"]
+    assert all(p.read_bytes() == (all_of_them.path / "pairs" / p.name).read_bytes() for p in files)
+    firsts = {p.read_bytes() for p in (all_of_them.path / "pairs").glob("view_*_first.png")}
+    assert len(firsts) == len(folder.names)
+
+
 def test_asking_for_more_pairs_than_views_gives_one_of_each(pipeline, folder):
     draw_pairs(pipeline.model, pipeline.datamanager, folder, 0, 50)
     assert len(list((folder.path / "pairs").glob("view_*_first.png"))) == len(folder.names)
