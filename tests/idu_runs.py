@@ -38,7 +38,7 @@ class Counting:
     def check(self) -> None:
         """Nothing can be missing."""
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, episode=None) -> dict[str, Any]:
         return {"name": "counting"}
 
     @contextmanager

@@ -519,7 +519,7 @@ class Oracle:
     def check(self) -> None:
         """Nothing can be missing."""
 
-    def identity(self):
+    def identity(self, episode=None):
         return {"name": "oracle"}
 
     @contextmanager

@@ -265,7 +265,7 @@ class IduPipeline(SkyfallPipeline):
             self._idu, episode, chosen, curriculum.size_px, resume.identity(on_model) | {"splats": self._origin},
             farthest_m(chosen, on_model.scene.box_m), self.config.refiner.to_dict(),
         )  # fmt: skip
-        folder.begin_refining(self._refiner.identity(), self._refiner.generative)
+        folder.begin_refining(self._refiner.identity(folder.path), self._refiner.generative)
         self._folders[episode.number] = folder
         return folder
 

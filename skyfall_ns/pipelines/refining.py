@@ -41,7 +41,7 @@ def refine_episode(
 
     Raises TrainingError if renders are missing, or if the memory does not suffice for one view (`flag` begins the names
     of the options that help)."""
-    folder.begin_refining(config.identity(), config.generative)
+    folder.begin_refining(config.identity(folder.path), config.generative)
     missing = folder.missing_refined()
     if not missing:
         return RefineReport(0, 0, 0.0, None)

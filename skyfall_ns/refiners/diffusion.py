@@ -48,7 +48,7 @@ class FlowEditRefinerConfig(DiffusionOptions):
         cached = are_cached(weights, adapter.text_parts, self.dtype, texts_of(resolved, adapter))
         require_whole(weights, adapter.text_parts if cached else ())
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, episode: Path | None = None) -> dict[str, Any]:
         """Everything that changes pictures."""
         weights = find_weights(self, ADAPTERS)
         numbers = vars(resolve(self, weights)).copy()

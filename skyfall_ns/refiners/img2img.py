@@ -45,7 +45,7 @@ class Img2ImgRefinerConfig(DiffusionOptions):
         cached = are_cached(weights, adapter.text_parts, self.dtype, texts_of(resolved, adapter))
         require_whole(weights, adapter.text_parts if cached else ())
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, episode: Path | None = None) -> dict[str, Any]:
         """Everything that changes pictures."""
         weights, _, resolved = self._parts()
         numbers = {name: value for name, value in vars(resolved).items() if name not in _UNUSED}

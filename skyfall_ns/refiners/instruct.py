@@ -1,9 +1,11 @@
 """Instruction editors: told in words what to do with a render, and shown a picture of the style to keep to."""
 
+import hashlib
 import importlib
+import io
+import json
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skyfall_ns.data.whole import write_whole
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.refiners.batches import stacked, unstacked
 from skyfall_ns.refiners.catalogue import FLUX2_KLEIN
@@ -31,6 +34,7 @@ from skyfall_ns.refiners.weights import Weights, find_weights, require_packages,
 
 NAME = "instruct"
 REFERENCE = "reference.png"
+FIRST_VIEW = "reference_view.png"
 SMALLEST_PX = 64
 """FLUX.2 refuses pictures with a shorter side."""
 _EDIT_ONLY = ("source_prompt", "target_prompt", "source_guidance", "edit_start_sigma", "edit_end_sigma")
@@ -56,8 +60,7 @@ _EDITORS: dict[str, _Editor] = {
 
 @dataclass(frozen=True)
 class InstructRefinerConfig(DiffusionOptions):
-    """Rewrites renders as an instruction says; shows models that take several pictures one reference of the episode:
-    reference.png in its folder, or else its first refined view."""
+    """Rewrites renders as an instruction says; shows models that take several pictures one `Reference`."""
 
     generative: ClassVar[bool] = True
     model: str = FLUX2_KLEIN
@@ -75,11 +78,14 @@ class InstructRefinerConfig(DiffusionOptions):
         cached = adapter is not None and are_cached(weights, adapter.text_parts, self.dtype, texts)
         require_whole(weights, adapter.text_parts if adapter is not None and cached else ())
 
-    def identity(self) -> dict[str, Any]:
-        """Everything that changes pictures."""
+    def identity(self, episode: Path | None = None) -> dict[str, Any]:
+        """Everything that changes pictures, the content of reference.png where models are shown it."""
         weights = find_weights(self, _EDITORS)
         resolved = vars(resolve(self, weights, editing=False))
-        return {"name": NAME, **identity_of(self, weights), **{name: resolved[name] for name in _NUMBERS}}
+        identity = {"name": NAME, **identity_of(self, weights), **{name: resolved[name] for name in _NUMBERS}}
+        if not _EDITORS[weights.family].several:
+            return identity
+        return {**identity, "reference": None if episode is None else _sha256(episode / REFERENCE)}
 
     @contextmanager
     def load(self, device: torch.device, episode: Path) -> Iterator[Refiner]:
@@ -92,34 +98,42 @@ class InstructRefinerConfig(DiffusionOptions):
         without = () if adapter is None else adapter.text_parts
         with lend_pipeline(weights, without, self, device) as pipe:
             told = _told(pipe, weights, resolved, None if adapter is None else adapter(pipe, prompts))
-            reference = Reference(episode / REFERENCE) if editor.several else None
+            reference = Reference(episode, self.identity(episode)) if editor.several else None
             yield _Instruct(pipe, resolved.steps, told, reference)
 
 
 class Reference:
-    """A picture that all views of an episode are shown, kept as a file so that a resumed episode shows the same."""
+    """A picture that all views of an episode are shown: reference.png if a person has put one into its folder, or else
+    the first view that this refiner makes, kept as reference_view.png so that a resumed episode shows the same."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.picture = _read(path) if path.is_file() else None
+    def __init__(self, episode: Path, identity: Mapping[str, Any]) -> None:
+        """A first view that was made by another `identity` of the refiner is made again."""
+        self._file = episode / FIRST_VIEW
+        self._refiner = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self._view: str | None = None
+        self._picture = _read(episode / REFERENCE)
+        if self._picture is None:
+            self._show_first(_read(self._file))
 
     def for_view(self, name: str) -> Any | None:
         """The picture, but for the view that became it."""
-        if self.picture is None or self.picture.info.get("view") == name:
-            return None
-        return self.picture
+        return None if name == self._view else self._picture
 
     def offer(self, name: str, image: Float[Tensor, "h w 3"]) -> None:
         """Becomes the reference if there is none yet and it is finite."""
-        if self.picture is not None or not torch.isfinite(image).all():
+        if self._picture is not None or not torch.isfinite(image).all():
             return
         information = importlib.import_module("PIL.PngImagePlugin").PngInfo()
         information.add_text("view", name)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        to_pil(image).save(partial, format="png", pnginfo=information)
-        os.replace(partial, self.path)
-        self.picture = _read(self.path)
+        information.add_text("refiner", self._refiner)
+        buffer = io.BytesIO()
+        to_pil(image).save(buffer, format="png", pnginfo=information)
+        write_whole(self._file, buffer.getvalue())
+        self._show_first(_read(self._file))
+
+    def _show_first(self, picture: Any | None) -> None:
+        if picture is not None and picture.info.get("refiner") == self._refiner:
+            self._picture, self._view = picture, picture.info.get("view")
 
 
 @dataclass(frozen=True)
@@ -160,7 +174,15 @@ def to_pil(image: Float[Tensor, "h w 3"]) -> Any:
     return importlib.import_module("PIL.Image").fromarray(np.ascontiguousarray(pixels))
 
 
-def _read(path: Path) -> Any:
+def _sha256(path: Path) -> str | None:
+    """None where there is no file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _read(path: Path) -> Any | None:
+    """A picture as editors take it; None where there is no file."""
+    if not path.is_file():
+        return None
     pil = importlib.import_module("PIL.Image")
     try:
         picture = pil.open(path)

@@ -26,7 +26,7 @@ class NoneRefinerConfig:
     def check(self) -> None:
         """Nothing can be missing."""
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, episode: Path | None = None) -> dict[str, Any]:
         """The name says it all."""
         return {"name": "none"}
 

@@ -39,7 +39,7 @@ class SceneRefinerConfig:
         """TrainingError for numbers that make no sense; no weights can be missing."""
         self.options.check()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, episode: Path | None = None) -> dict[str, Any]:
         """Name and options."""
         return {"name": "scene", **asdict(self.options)}
 

@@ -31,7 +31,7 @@ class SmoothRefinerConfig:
         """TrainingError for numbers that make no sense."""
         self.options.check()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, episode: Path | None = None) -> dict[str, Any]:
         """Name and options."""
         return {"name": "smooth", **asdict(self.options)}
 

@@ -55,9 +55,9 @@ class RefinerConfig(Protocol):
         makes no sense; called before training starts."""
         ...
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, episode: Path | None = None) -> dict[str, Any]:
         """Plain JSON for manifests: the name, and all that changes results (model, revision, licence, prompts,
-        numbers)."""
+        numbers), with what a person has put into the folder of the episode for the refiner."""
         ...
 
     def load(self, device: torch.device, episode: Path) -> AbstractContextManager[Refiner]:

@@ -49,7 +49,7 @@ class Refine:
         report: dict[str, Any] = {}
         for episode, config in zip(episodes, configs, strict=True):
             name = episode.path.resolve().name
-            _tell_replaced(episode, name, config.identity())
+            _tell_replaced(episode, name, config.identity(episode.path))
             report[name] = refined(episode, config, device)
             print(f"{name}: {_line(report[name])}")
         if self.json:
@@ -74,7 +74,7 @@ def refined(episode: "EpisodeFolder", config: Any, device: "torch.device") -> di
     from skyfall_ns.pipelines.refining import refine_episode
 
     done = refine_episode(episode, config, device, flag="--refiner.")
-    told = {"refiner": config.identity(), "generative": config.generative, "views": len(episode.names)}
+    told = {"refiner": episode.manifest.refiner, "generative": config.generative, "views": len(episode.names)}
     return told | asdict(done) | {"consistency": assess_episode(episode)}
 
 

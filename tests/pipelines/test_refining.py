@@ -43,7 +43,7 @@ class Counting:
     def check(self) -> None:
         pass
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, episode=None) -> dict[str, Any]:
         return {"name": "counting", "strength": self.strength}
 
     @contextmanager
@@ -155,6 +155,16 @@ def test_spoilt_images_are_refined_again(folder):
     assert refine(folder, config).refined == 2 and config.asked == Counter(["002", "005"]) and files(folder) == whole
     assert refine(folder, Counting(strength=0.5)).refined == 8  # another refiner
     assert files(folder) != whole
+
+
+def test_what_lies_in_the_folder_can_belong_to_the_refiner(folder):
+    class Shown(Counting):
+        def identity(self, episode=None):
+            return {"name": "shown", "reference": (episode / "reference.png").exists()}
+
+    assert refine(folder, Shown()).refined == 8 and refine(folder, Shown()).refined == 0
+    (folder.path / "reference.png").touch()
+    assert refine(folder, Shown()).refined == 8 and refine(folder, Shown()).refined == 0
 
 
 def test_batches_shrink_to_the_memory(folder):

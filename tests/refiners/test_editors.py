@@ -53,7 +53,7 @@ def test_instruction_editors(tiny, family, tmp_path):
     with config.load(CPU, episode) as refiner:
         refined = refiner(views)
     assert [image.shape for image in refined] == [view.image.shape for view in views]
-    assert (episode / "reference.png").is_file() == family.startswith("klein")
+    assert (episode / "reference_view.png").is_file() == family.startswith("klein")
     with config.load(CPU, episode) as refiner:  # a resumed episode: the reference is not shown to its own view
         assert all(torch.equal(a, b) for a, b in zip(refined, refiner(views), strict=True))
     with replace(config, instruction="paint it blue").load(CPU, tmp_path / "other") as refiner:
@@ -79,15 +79,44 @@ def test_the_reference_is_shown(tiny, tmp_path):
 
 
 def test_the_first_finite_view_becomes_the_reference(tmp_path):
-    reference = Reference(tmp_path / "episode/reference.png")
+    reference = Reference(tmp_path / "episode", {"name": "instruct"})
     reference.offer("bad", torch.full((4, 4, 3), torch.nan))
     assert reference.for_view("any") is None
     reference.offer("first", torch.full((4, 4, 3), 0.5))
     reference.offer("second", torch.ones(4, 4, 3))
     assert reference.for_view("first") is None and reference.for_view("second").getpixel((0, 0)) == (128, 128, 128)
-    again = Reference(tmp_path / "episode/reference.png")
+    again = Reference(tmp_path / "episode", {"name": "instruct"})
     assert again.for_view("first") is None and again.for_view("third") is not None
-    assert [file.name for file in (tmp_path / "episode").iterdir()] == ["reference.png"]
+    assert [file.name for file in (tmp_path / "episode").iterdir()] == ["reference_view.png"]
+
+
+def test_the_first_view_of_a_refiner_with_other_options_is_not_shown(tmp_path):
+    Reference(tmp_path, {"instruction": "red"}).offer("first", torch.zeros(64, 64, 3))
+    other = Reference(tmp_path, {"instruction": "blue"})
+    assert other.for_view("second") is None
+    other.offer("second", torch.ones(64, 64, 3))
+    assert other.for_view("first").getpixel((0, 0)) == (255, 255, 255)
+    (tmp_path / "reference_view.png").rename(tmp_path / "reference.png")  # now a person's own: shown to all
+    assert Reference(tmp_path, {"instruction": "red"}).for_view("second").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_another_reference_makes_other_images(tiny, tmp_path):
+    """What a person puts there belongs to the identity, by content; the first view, which follows from it, does not."""
+    config = InstructRefinerConfig(model=str(tiny("klein")), dtype="float32", steps=2)
+    with config.load(CPU, tmp_path) as refiner:
+        refiner([make_view(1)])
+    assert (tmp_path / "reference_view.png").is_file()
+    seen = [config.identity(tmp_path)]
+    assert seen[0] == config.identity() and seen[0]["reference"] is None
+    for level in (0.0, 1.0):
+        to_pil(torch.full((64, 64, 3), level)).save(tmp_path / "reference.png")
+        seen.append(config.identity(tmp_path))
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        (tmp_path / "copy/reference.png").write_bytes((tmp_path / "reference.png").read_bytes())
+        assert config.identity(tmp_path / "copy") == seen[-1]
+    assert len({identity["reference"] for identity in seen}) == 3
+    unshown = InstructRefinerConfig(model=str(tiny("kontext")))  # takes no second picture
+    assert unshown.identity(tmp_path) == unshown.identity()
 
 
 def test_an_editor_whose_text_encoder_looks_at_pictures(tiny, tmp_path, monkeypatch):
@@ -118,7 +147,7 @@ def test_what_qwen_is_asked(tmp_path, family, several):
 
     resolved = SimpleNamespace(instruction="sharpen", negative_prompt="", target_guidance=4.0)
     told = instruct._told(pipe, SimpleNamespace(family=family), resolved, None)
-    reference = Reference(tmp_path / "reference.png") if instruct._EDITORS[family].several else None
+    reference = Reference(tmp_path, {"name": "instruct"}) if instruct._EDITORS[family].several else None
     refine = instruct._Instruct(pipe, 8, told, reference)
     for seed in (1, 2):
         assert refine([make_view(seed, 50, 70)])[0].shape == (50, 70, 3)

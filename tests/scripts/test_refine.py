@@ -87,7 +87,7 @@ class Painter:
         if self.options.strength > 1:
             raise MissingExtraError("The brush is missing. Install it.")
 
-    def identity(self):
+    def identity(self, episode=None):
         return {"name": "img2img", "strength": self.options.strength}
 
     @contextmanager
