@@ -69,13 +69,16 @@ def asked(episode: "EpisodeFolder") -> RefinerOptions:
 
 
 def refined(episode: "EpisodeFolder", config: Any, device: "torch.device") -> dict[str, Any]:
-    """One episode's report: what was made, by whom, and how well views agree before and after."""
+    """One episode's report: what was made, by whom, and how well views agree before and after. Writes its overview."""
     from skyfall_ns.evaluation.consistency import assess_episode
+    from skyfall_ns.pipelines.episode_overview import write_overview
     from skyfall_ns.pipelines.refining import refine_episode
 
     done = refine_episode(episode, config, device, flag="--refiner.")
     told = {"refiner": episode.manifest.refiner, "generative": config.generative, "views": len(episode.names)}
-    return told | asdict(done) | {"consistency": assess_episode(episode)}
+    report = told | asdict(done) | {"consistency": assess_episode(episode)}
+    write_overview(episode)
+    return report
 
 
 def _laid_over(command: Refine, options: RefinerOptions, arguments: Sequence[str]) -> RefinerOptions:

@@ -125,6 +125,7 @@ def test_every_episode_is_refined_with_what_it_asks_for(idu, call, tmp_path):
     assert first["consistency"]["raw"]["psnr"] > 25
     folder = EpisodeFolder.open(idu / "episode_02")
     assert not folder.missing_refined() and not folder.missing_weights()
+    assert all((idu / name / "overview.png").is_file() for name in report)
     told = call(refine, idu / "episode_01")
     assert "episode_01: all 8 views had been refined by none" in told and "episode_02" not in told
 
@@ -148,7 +149,9 @@ def test_options_of_the_folder_are_overridden_one_by_one(idu, call, painter):
     assert manifest(idu)["refiner"] == {"name": "img2img", "strength": 0.25} and manifest(idu)["generative"] is True
     view, image = (lambda f: (f.view("003").image, f.refined("003")))(EpisodeFolder.open(idu / "episode_01"))
     assert torch.allclose(image, 0.75 * view, atol=0.51 / 255)
+    before = (idu / "episode_01/overview.png").read_bytes()
     told = call(refine, idu / "episode_01", "--device", "cpu", "--refiner.paint.strength", "0.5")
+    assert (idu / "episode_01/overview.png").read_bytes() != before
     assert "8 images of another refiner or of other options are made again" in told
     assert manifest(idu)["refiner"] == {"name": "img2img", "strength": 0.5}
     call(refine, idu / "episode_01", "--refiner.name", "none", "--device", "cpu")
