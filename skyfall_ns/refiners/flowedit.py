@@ -74,31 +74,6 @@ def steps_left_at(sigmas: Float[Tensor, "t1"], sigma: float) -> int:
     return len(sigmas) - 1 - int((sigmas - sigma).abs().argmin())
 
 
-def edit_latents_change(
-    model: FlowModel,
-    x: Latents,
-    source: Any,
-    target: Any,
-    sigmas: Float[Tensor, "t1"],
-    steps: EditSteps,
-    noise: NoiseFn,
-) -> Latents:
-    """delta after the edit steps: the sum of (sigma_next - sigma) mean_k [v(z_src + delta, target) - v(z_src, source)].
-
-    It is kept by itself, in float32: equal conditions leave it exactly zero, in any format of the network.
-    """
-    total = len(sigmas) - 1
-    delta = torch.zeros_like(x, dtype=torch.float32)
-    for i in range(total - steps.n_max, total - steps.n_min):
-        sigma = float(sigmas[i])
-        change = torch.zeros_like(delta)
-        for k in range(steps.n_avg):
-            z = (1 - sigma) * x + sigma * noise(i, k, tuple(x.shape)).to(x)
-            change += model.velocity(z + delta, sigma, target) - model.velocity(z, sigma, source)
-        delta += (float(sigmas[i + 1]) - sigma) / steps.n_avg * change
-    return delta
-
-
 def sample_to_end(model: FlowModel, z: Latents, condition: Any, sigmas: Float[Tensor, "t1"], first: int) -> Latents:
     """Plain Euler steps from `first` to the end of the schedule."""
     for i in range(first, len(sigmas) - 1):
@@ -116,14 +91,26 @@ def flow_edit_latents(
     steps: EditSteps,
     noise: NoiseFn,
 ) -> Latents:
-    """Latents of the edited picture.
+    """Latents of the edited picture, of 2 n_avg (n_max - n_min) + n_min velocities.
 
-    2 n_avg (n_max - n_min) + n_min velocities are asked for.
+    The edit steps sum up (sigma_next - sigma) mean_k [v(z + delta, target) - v(z, source)] as delta, by itself and in
+    float32: equal conditions leave it exactly zero, in any format of the network.
     """
-    delta = edit_latents_change(model, x, source, target, sigmas, steps, noise)
+
+    def noisy(i: int, k: int) -> Latents:
+        sigma = float(sigmas[i])
+        return (1 - sigma) * x + sigma * noise(i, k, tuple(x.shape)).to(x)
+
+    end = len(sigmas) - 1
+    delta = torch.zeros_like(x, dtype=torch.float32)
+    for i in range(end - steps.n_max, end - steps.n_min):
+        sigma = float(sigmas[i])
+        change = torch.zeros_like(delta)
+        for k in range(steps.n_avg):
+            z = noisy(i, k)
+            change += model.velocity(z + delta, sigma, target) - model.velocity(z, sigma, source)
+        delta += (float(sigmas[i + 1]) - sigma) / steps.n_avg * change
     if steps.n_min == 0:
         return x + delta
-    first = len(sigmas) - 1 - steps.n_min
-    sigma = float(sigmas[first])
-    z = (1 - sigma) * x + sigma * noise(first, 0, tuple(x.shape)).to(x) + delta
-    return sample_to_end(model, z, target, sigmas, first)
+    first = end - steps.n_min
+    return sample_to_end(model, noisy(first, 0) + delta, target, sigmas, first)
