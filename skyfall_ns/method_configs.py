@@ -12,6 +12,7 @@ from skyfall_ns import host
 from skyfall_ns.dataparsers.skyfall_dataparser import MODEL_PER_METRE
 from skyfall_ns.host import FusedAdamConfig, PlainExponentialDecayConfig
 from skyfall_ns.models.config import SkyfallModelConfig
+from skyfall_ns.pipelines.curriculum import REFERENCE_JAX
 from skyfall_ns.pipelines.depth_supervision import DepthSupervisionConfig
 from skyfall_ns.pipelines.idu_pipeline import IduPipelineConfig
 from skyfall_ns.pipelines.pseudo_cameras import PseudoSchedule
@@ -136,6 +137,7 @@ PUBLISHED_IDU: dict[str, Any] = {  # run_jax_idu.py
     "model": replace(REFERENCE_MODEL, entropy_weight=0.0),
     "depth": REFERENCE_DEPTH,
     "stage1_steps": REFERENCE_STEPS,
+    "curriculum": REFERENCE_JAX,
     "synthetic_share": 0.75,
     "keep_earlier": 0.0,
     "agreement": False,
@@ -161,7 +163,6 @@ skyfall_idu_klein = method(
     UNTIL_DONE,
     REFERENCE_OPTIMIZERS,
     IduPipelineConfig,
-    preset="reference-jax",
     refiner=KLEIN,
     **PUBLISHED_IDU,
 )
@@ -172,7 +173,6 @@ skyfall_idu_flux = method(
     UNTIL_DONE,
     REFERENCE_OPTIMIZERS,
     IduPipelineConfig,
-    preset="reference-jax",
     refiner=FLUX,
     **PUBLISHED_IDU,
 )

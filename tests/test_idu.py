@@ -39,7 +39,7 @@ from skyfall_ns.errors import SkyfallError, TrainingError
 from skyfall_ns.method_configs import skyfall, skyfall_idu
 from skyfall_ns.models.skyfall import SkyfallModel
 from skyfall_ns.pipelines import episode_folder, idu_pipeline
-from skyfall_ns.pipelines.curriculum import PRESETS, Curriculum, camera_of, poses
+from skyfall_ns.pipelines.curriculum import Curriculum, camera_of, poses
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder
 from skyfall_ns.pipelines.episode_render import local_view
 from skyfall_ns.pipelines.idu_pipeline import IduPipeline
@@ -492,15 +492,14 @@ def test_the_command_line_takes_every_option():
     """As ns-train reads it; the message for what is wrong is the one of tests/test_cli_host.py."""
     import tyro
 
-    flags = ["--pipeline.preset", "reference-jax", "--pipeline.curriculum.elevations-deg", "60", "35",
+    flags = ["--pipeline.curriculum.elevations-deg", "60", "35",
              "--pipeline.curriculum.radii-m", "150", "--pipeline.refiner.name", "smooth",
              "--pipeline.refiner.smooth.reach-px", "2", "--pipeline.refiner.scene.steps", "9", "--pipeline.stage1",
              "a/config.yml", "--pipeline.no-agreement", "--pipeline.look", "b", "--pipeline.grow-share",
              "0.5"]  # fmt: skip
     pipeline = tyro.cli(TrainerConfig, default=copy.deepcopy(skyfall_idu.config), args=flags).pipeline
     assert (pipeline.stage1, pipeline.look, pipeline.agreement) == (Path("a/config.yml"), "b", False)
-    curriculum = pipeline.curriculum.over(PRESETS[pipeline.preset])
-    assert (curriculum.elevations_deg, curriculum.radii_m, curriculum.size_px) == ((60.0, 35.0), (150.0,), 1024)
+    assert pipeline.curriculum == Curriculum((60.0, 35.0), (150.0,))
     assert pipeline.refiner.choose().identity() == {"name": "smooth", "colour": 0.12, "reach_px": 2.0}
     assert pipeline.refiner.scene.steps == 9 and pipeline.grow_share == 0.5
 

@@ -1,10 +1,18 @@
 """The registered methods: all can be found, and the reference's has its published numbers."""
 
+import copy
+import re
+import shlex
+from dataclasses import replace
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
+import tyro
+from nerfstudio.engine.trainer import TrainerConfig
 
 from skyfall_ns.dataparsers.skyfall_dataparser import MODEL_PER_METRE
+from skyfall_ns.errors import TrainingError
 from skyfall_ns.method_configs import (
     skyfall,
     skyfall_fast,
@@ -13,7 +21,7 @@ from skyfall_ns.method_configs import (
     skyfall_idu_klein,
     skyfall_reference,
 )
-from skyfall_ns.pipelines.curriculum import PRESETS
+from skyfall_ns.pipelines.curriculum import REFERENCE_JAX, Curriculum
 from skyfall_ns.refiners.catalogue import KNOWN
 
 
@@ -61,9 +69,44 @@ def test_published_stage_2(specification):
     assert shares == (0.75, 0, 1, False)
     assert (pipeline.grow_share, pipeline.grow_thresh, pipeline.reset_share) == (0.9, 2e-4, 0.5)
     assert (pipeline.episode_depth, pipeline.depth.prior, pipeline.model.entropy_weight) == (0.5, "moge", 0)
-    curriculum = pipeline.curriculum.over(PRESETS[pipeline.preset])
+    curriculum = pipeline.curriculum
     assert curriculum.elevations_deg == (85, 75, 65, 55, 45) and curriculum.radii_m == (300, 275, 275, 250, 250)
     assert (curriculum.steps, curriculum.size_px, curriculum.samples_per_view) == ((10_000,), 1024, 2)
+
+
+def given(specification, words):
+    """The pipeline's configuration, as ns-train reads it."""
+    return tyro.cli(TrainerConfig, default=copy.deepcopy(specification.config), args=words).pipeline
+
+
+def test_what_is_given_replaces_a_number_of_the_method():
+    """Also by what another method has."""
+    words = ["--pipeline.curriculum.size-px", "384", "--pipeline.curriculum.radii-m", "None",
+             "--pipeline.curriculum.grid-extent-m", "None"]  # fmt: skip
+    wanted = replace(REFERENCE_JAX, size_px=384, radii_m=None, grid_extent_m=None)
+    assert given(skyfall_idu_flux, words).curriculum == wanted
+    assert given(skyfall_idu_flux, []).curriculum == REFERENCE_JAX
+
+
+def test_a_preset_replaces_all_and_goes_with_no_option():
+    for specification in (skyfall_idu, skyfall_idu_flux):
+        assert given(specification, ["--pipeline.preset", "fitted"]).chosen_curriculum() == Curriculum()
+        assert given(specification, []).chosen_curriculum() == given(specification, []).curriculum
+    both = given(skyfall_idu, ["--pipeline.preset", "reference-jax", "--pipeline.curriculum.size-px", "512"])
+    with pytest.raises(TrainingError, match=r"--pipeline.preset reference-jax .* exclude each other\. Leave one out"):
+        both.check()
+
+
+def test_the_command_for_new_york():
+    """Skyfall-GS' nyc_v1 and NYC's weights, as docs/stage2.md has them."""
+    text = (Path(__file__).parents[1] / "docs/stage2.md").read_text()
+    (command,) = re.findall(r"ns-train skyfall-idu-flux (.*?)\n```", text.replace("\\\n", " "), re.S)
+    pipeline = given(skyfall_idu_flux, shlex.split(command))
+    pipeline.check()
+    assert pipeline.chosen_curriculum() == replace(
+        REFERENCE_JAX, elevations_deg=(85, 75, 65, 55, 45, 25), radii_m=(600,) * 6, fov_deg=(20,), grid=4
+    )
+    assert (pipeline.model.entropy_weight, pipeline.episode_depth) == (10, 0)
 
 
 def test_models_differ_in_their_licence():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -64,11 +64,6 @@ class Curriculum:
     size_px: int = 384
     """Width and height of the views."""
 
-    def over(self, preset: "Curriculum") -> "Curriculum":
-        """The preset with those of these options that are not left as they are."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return replace(preset, **given)
-
     def check(self) -> None:
         """TrainingError that names the flag of a number or a list that makes no sense."""
         wanted = {
@@ -121,7 +116,6 @@ class Curriculum:
         return np.ptp(np.asarray(box_m, np.float64)[:, :2], axis=0)
 
 
-DEFAULT = Curriculum()
 REFERENCE_JAX = Curriculum(
     elevations_deg=(85.0, 75.0, 65.0, 55.0, 45.0), radii_m=(300.0, 275.0, 275.0, 250.0, 250.0), fov_deg=(60.0,),
     steps=(10_000,), grid=3, grid_extent_m=512.0, azimuths=6, samples_per_view=2, size_px=1024,
@@ -132,7 +126,7 @@ REFERENCE_NYC = replace(
     REFERENCE_JAX, elevations_deg=(85.0, 75.0, 65.0, 55.0, 45.0, 25.0), radii_m=(600.0,) * 6, fov_deg=(20.0,), grid=4
 )
 """Numbers of Skyfall-GS' `nyc_v1`, with its last episode, which the reference loses to a list too short by one."""
-PRESETS: dict[str, Curriculum] = {"fitted": DEFAULT, "reference-jax": REFERENCE_JAX, "reference-nyc": REFERENCE_NYC}
+PRESETS = {"fitted": Curriculum(), "reference-jax": REFERENCE_JAX, "reference-nyc": REFERENCE_NYC}
 
 
 @dataclass(frozen=True)

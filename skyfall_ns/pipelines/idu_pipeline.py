@@ -37,7 +37,6 @@ from skyfall_ns.pipelines.synthetic import SyntheticViews
 from skyfall_ns.refiners.config import RefinerOptions
 
 IDU = "idu"
-PresetName = Literal["fitted", "reference-jax", "reference-nyc"]
 
 
 @dataclass
@@ -49,10 +48,10 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     """config.yml of the stage 1 run to start from. Without it, and without --load-dir, stage 1 is trained first."""
     stage1_steps: int = 700
     """Steps of stage 1 where it is trained first."""
-    preset: PresetName = "fitted"
-    """Curriculum to begin with: fitted to the scene, or Skyfall-GS' for its two kinds of scenes."""
+    preset: Literal["fitted", "reference-jax", "reference-nyc"] | None = None
+    """A whole curriculum by its name, instead of the options below."""
     curriculum: Curriculum = field(default_factory=Curriculum)
-    """From where the scene is looked at; what is given replaces the preset's."""
+    """From where the scene is looked at."""
     refiner: RefinerOptions = field(default_factory=RefinerOptions)
     """What is made of the renders."""
     synthetic_share: float = 0.5
@@ -92,6 +91,15 @@ class IduPipelineConfig(SkyfallPipelineConfig):
             raise TrainingError(f"--pipeline.episode-rates is {self.episode_rates}. Pass a number above 0, up to 10.")
         if self.stage1_steps < 1:
             raise TrainingError(f"--pipeline.stage1-steps is {self.stage1_steps}. Pass 1 or more.")
+        if self.preset is not None and self.curriculum not in PRESETS.values():
+            raise TrainingError(
+                f"--pipeline.preset {self.preset} and options of --pipeline.curriculum exclude each other. Leave "
+                "one out; docs/stage2.md has the presets' numbers."
+            )
+
+    def chosen_curriculum(self) -> Curriculum:
+        """The preset's, or the one that the options say."""
+        return self.curriculum if self.preset is None else PRESETS[self.preset]
 
 
 class IduPipeline(SkyfallPipeline):
@@ -114,7 +122,7 @@ class IduPipeline(SkyfallPipeline):
         self._folders, self._views = {}, {}
         if test_mode == "val":
             config.check()
-            self.curriculum = config.curriculum.over(PRESETS[config.preset])
+            self.curriculum = config.chosen_curriculum()
             self.episodes = self.curriculum.episodes(self.model.on_model.scene.box_m)
             self._refiner = config.refiner.choose()
             self._refiner.check()

@@ -8,9 +8,7 @@ import pytest
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.pipelines.curriculum import (
-    DEFAULT,
     MOVES,
-    PRESETS,
     REFERENCE_JAX,
     REFERENCE_NYC,
     Curriculum,
@@ -19,6 +17,7 @@ from skyfall_ns.pipelines.curriculum import (
     poses,
 )
 
+DEFAULT = Curriculum()
 BOX = np.array([[-256.0, -256.0, -5.0], [256.0, 256.0, 60.0]])
 SMALL = np.array([[-100.0, -80.0, 0.0], [100.0, 80.0, 30.0]])
 
@@ -139,15 +138,6 @@ def test_blocked_cameras_move_or_go():
     assert {p.elevation_deg for p in raised} == {30.0}
     with pytest.raises(TrainingError, match=r"episode 3 \(20 degrees.*Raise --pipeline.curriculum.elevations-deg"):
         shots(DEFAULT, 3, SMALL, admits=lambda eye, target: False)
-
-
-def test_options_go_over_a_preset():
-    assert all(Curriculum().over(preset) == preset for preset in PRESETS.values())
-    given = Curriculum(steps=(5,), grid=2, grid_extent_m=90.0).over(REFERENCE_JAX)
-    assert given == replace(REFERENCE_JAX, steps=(5,), grid=2, grid_extent_m=90.0)
-    assert Curriculum(steps=(5,)).over(PRESETS["fitted"]) == Curriculum(steps=(5,))
-    with pytest.raises(TrainingError, match=r"radii-m has 5 values and .*elevations-deg 2\. Give one"):
-        Curriculum(elevations_deg=(50.0, 30.0)).over(REFERENCE_JAX).episodes(BOX)
 
 
 def test_lists_that_do_not_fit_are_told_by_flag():
