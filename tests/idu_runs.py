@@ -1,9 +1,11 @@
-"""Short runs of stage 2 for tests, in this process or in one that can be killed: `python idu_runs.py SCENE OUT LOG`."""
+"""Short runs of stage 2 for tests, in this process or, by `NsTrain`, in one of their own that can be killed."""
 
 import copy
+import json
+import os
 import random
+import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,12 +29,10 @@ END = STAGE1 + 2 * STEPS
 
 @dataclass
 class Counting:
-    """Negatives of the views; counts what it is asked, in `log` too if there is one, and draws random numbers."""
+    """Negatives of the views; counts what it is asked, and draws random numbers."""
 
     generative: ClassVar[bool] = False
     batch: int = 1
-    pause_s: float = 0.0
-    log: Path | None = None
     asked: Counter = field(default_factory=Counter)
 
     def check(self) -> None:
@@ -47,10 +47,6 @@ class Counting:
             for view in views:
                 self.asked[episode.name, view.name] += 1
                 random.random(), torch.rand(3)
-                if self.log is not None:
-                    with self.log.open("a") as log:
-                        log.write(f"{episode.name} {view.name}\n")
-            time.sleep(self.pause_s)
             return [1 - view.image for view in views]
 
         yield refine
@@ -102,15 +98,63 @@ def checkpoint(config) -> dict[str, Any]:
     return torch.load(only, weights_only=True)
 
 
-def pictures(config) -> dict[str, bytes]:
-    """What the episodes of a run hold, without times."""
-    idu = config.get_base_dir() / "idu"
-    return {str(p.relative_to(idu)): p.read_bytes() for p in idu.rglob("*") if p.is_file() and p.suffix != ".json"} | {
-        str(p.relative_to(idu)): p.read_bytes() for p in idu.rglob("poses.json")
-    }
+def pictures(config) -> dict[str, Any]:
+    """What the episodes of a run hold."""
+    return contents(config.get_base_dir() / "idu")
+
+
+def contents(idu: Path) -> dict[str, Any]:
+    """Bytes of every file of episodes, and manifests without their times and peaks of memory."""
+    files = {str(path.relative_to(idu)): path.read_bytes() for path in sorted(idu.rglob("*")) if path.is_file()}
+    return {name: timeless(data) if name.endswith("manifest.json") else data for name, data in files.items()}
+
+
+def timeless(manifest: bytes) -> dict[str, Any]:
+    data = json.loads(manifest)
+    return data | {"phases": sorted(data["phases"])}
+
+
+class NsTrain:
+    """The command `ns-train`, one after the other, each in a process of its own. They are forked where the imports are
+    done, which take longer than a short run."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def start(self, log: Path, *arguments: object) -> int:
+        """The process that has begun; what it tells goes into `log`."""
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps([str(log), *map(str, arguments)]).encode() + b"\n")
+        self._server.stdin.flush()
+        return self._answer()
+
+    def wait(self) -> int:
+        """The exit code of the process that was started last, as subprocess has it."""
+        return self._answer()
+
+    def close(self) -> None:
+        self._server.communicate(timeout=60)
+
+    def _answer(self) -> int:
+        assert self._server.stdout is not None
+        return int(self._server.stdout.readline())
+
+
+def serve() -> None:
+    """For each line {a log file and a command's arguments} the number of its process, and then its exit code."""
+    from nerfstudio.scripts.train import entrypoint
+
+    for line in iter(sys.stdin.readline, ""):
+        log, *arguments = json.loads(line)
+        process = os.fork()
+        if process == 0:
+            with open(log, "w") as file:
+                os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+            sys.argv = ["ns-train", *arguments]
+            sys.exit(entrypoint())
+        print(process, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
-    scene, out, log = (Path(argument) for argument in sys.argv[1:])
-    with refined_by(Counting(pause_s=0.3, log=log)):
-        train(config_for(scene, out, "killed"))
+    serve()
