@@ -108,15 +108,18 @@ def save_whole_checkpoints(trainer: Trainer, then: Callable[[], None] = lambda: 
 
     def save(step: int) -> None:
         final = trainer.checkpoint_dir
-        final.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".checkpoint-") as partial:
-            trainer.checkpoint_dir = Path(partial)
-            try:
-                write(step)
-            finally:
-                trainer.checkpoint_dir = final
-            (new,) = Path(partial).glob("*.ckpt")
+        partial = final.with_name(".checkpoint.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+        for folder in (final, partial):
+            folder.mkdir(parents=True, exist_ok=True)
+        trainer.checkpoint_dir = partial
+        try:
+            write(step)
+            (new,) = partial.glob("*.ckpt")
             os.replace(new, final / new.name)
+        finally:
+            trainer.checkpoint_dir = final
+            shutil.rmtree(partial, ignore_errors=True)
         if trainer.config.save_only_latest_checkpoint:
             for old in final.glob("*.ckpt"):
                 if old.name != new.name:

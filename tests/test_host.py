@@ -131,7 +131,10 @@ def test_killed_saves_leave_the_old_checkpoint(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trainer.save_checkpoint(2)
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["step-000000001.ckpt"]
+    (tmp_path / ".checkpoint.partial").mkdir()  # the system kills without a chance to tidy up
+    (tmp_path / ".checkpoint.partial/step-000000002.ckpt").write_text("half")
     trainer.save_checkpoint(3)
+    assert [p.name for p in tmp_path.iterdir()] == ["models"]
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["step-000000003.ckpt"]
     assert trainer.checkpoint_dir == tmp_path / "models"
 
