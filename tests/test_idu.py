@@ -455,6 +455,29 @@ def test_missing_weights_are_said_before_anything_is_trained(city_scene, tmp_pat
         set_up(config)
 
 
+def test_what_is_refined_elsewhere_needs_no_weights_here(city_scene, tmp_path):
+    """And what came back of any refiner is taken as it is."""
+    config = config_for(city_scene, tmp_path, "first", refine_elsewhere=True, stage1_steps=1)
+    config.pipeline.refiner = RefinerOptions("flowedit", diffusion=DiffusionOptions(model="nowhere/nothing"))
+    config.max_num_iterations = 1 + STEPS
+    with pytest.raises(SystemExit, match=f"{VIEWS} of its {VIEWS} views wait to be refined"):
+        train(config)
+    (folder,) = episodes_of(config)
+    assert RefinerOptions.from_dict(folder.manifest.refiner_options) == config.pipeline.refiner
+    folder.begin_refining({"name": "flowedit"}, True)
+    for name in NAMES[1:]:
+        folder.write_refined(name, 1 - folder.view(name).image)
+    with pytest.raises(SystemExit, match=f"1 of its {VIEWS} views wait"):
+        train(gone_on(config, "second"))
+    folder.write_refined(NAMES[0], 1 - folder.view(NAMES[0]).image)
+    again = gone_on(config, "third")
+    again.max_num_iterations = 1 + STEPS
+    train(again)
+    (after,) = episodes_of(again)
+    assert after.manifest.refiner == {"name": "flowedit"} and after.manifest.generative is True
+    assert all(after.file("refined", n).read_bytes() == folder.file("refined", n).read_bytes() for n in NAMES)
+
+
 def test_the_command_line_takes_every_option():
     """As ns-train reads it; the message for what is wrong is the one of tests/test_cli_host.py."""
     import tyro

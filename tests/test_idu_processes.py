@@ -1,15 +1,19 @@
-"""Stage 2 as processes: `ns-train skyfall-idu` killed in each phase by the system goes on as if nothing had been."""
+"""Stage 2 as processes: a run that the system kills in any phase, or that is refined on another machine, ends as one
+that nobody disturbed."""
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from idu_runs import NsTrain, contents
+from test_cli_host import run as called
 from test_resume import assert_equal
 
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder
@@ -46,6 +50,13 @@ def finished(ns_train: NsTrain, scene: Path, out: Path, name: str, *more: object
     ns_train.start(out / f"{name}.log", *flags(scene, out, name, *more))
     assert ns_train.wait() == 0, (out / f"{name}.log").read_text()[-3000:]
     return run_folder(out, name)
+
+
+def stopped(ns_train: NsTrain, scene: Path, out: Path, name: str, *more: object) -> tuple[Path, str]:
+    """The folder of a run that ended with a message, and the message."""
+    ns_train.start(out / f"{name}.log", *flags(scene, out, name, *more))
+    assert ns_train.wait() == 1, (out / f"{name}.log").read_text()[-3000:]
+    return run_folder(out, name), (out / f"{name}.log").read_text()
 
 
 def killed(ns_train: NsTrain, scene: Path, out: Path, stands: Callable[[Path], bool]) -> Path:
@@ -106,12 +117,20 @@ def assert_same(run: Path, whole: Path) -> None:
     assert_equal(*saved, "checkpoint")  # with rates, the order of images and random numbers
 
 
-def is_compared(episode: Path) -> bool:
-    """Weighing is the last that is done before an episode's images are taken."""
+def manifest(episode: Path) -> dict[str, Any]:
     try:
-        return bool(json.loads((episode / "manifest.json").read_text())["consistency"])
+        return json.loads((episode / "manifest.json").read_text())
     except FileNotFoundError:
-        return False
+        return {"phases": {}, "consistency": {}}
+
+
+def is_rendered(episode: Path) -> bool:
+    return "render" in manifest(episode)["phases"]
+
+
+def is_compared(episode: Path) -> bool:
+    """The last that is done before an episode's images are taken."""
+    return bool(manifest(episode)["consistency"])
 
 
 STANDS = {
@@ -130,3 +149,25 @@ def test_a_run_that_the_system_kills_goes_on_as_if_nothing_had_happened(ns_train
     assert_same(again, whole)
     for kind in ("render", "refined"):
         assert made(before, kind).items() <= made(again, kind).items()  # none was made twice
+
+
+def test_episodes_may_be_refined_on_another_machine(ns_train, whole, city_scene, tmp_path):
+    """Under another name there, one episode alone or the whole folder; what comes back is taken as it is."""
+    away, models = tmp_path / "away", "nerfstudio_models"
+    run = killed(ns_train, city_scene, tmp_path, lambda run: is_rendered(run / "idu/episode_01"))
+    shutil.copytree(run / "idu/episode_01", away)
+    called("skyfall-refine", away, "--device", "cpu")
+    shutil.copytree(away, run / "idu/episode_01", dirs_exist_ok=True)
+    one = made(run, "refined")
+    options = ("--pipeline.refine-elsewhere", "True", "--load-dir")
+    run, told = stopped(ns_train, city_scene, tmp_path, "second", *options, run / models)
+    assert f"Episode 2 is rendered, and {VIEWS} of its {VIEWS} views wait to be refined. Run skyfall-refine" in told
+    assert "Traceback" not in told and made(run, "refined") == one
+
+    shutil.copytree(run / "idu", tmp_path / "idu")
+    assert f"all {VIEWS} views had been refined by smooth" in called("skyfall-refine", tmp_path / "idu").stdout
+    shutil.copytree(tmp_path / "idu", run / "idu", dirs_exist_ok=True)
+    both = made(run, "refined")
+    run = finished(ns_train, city_scene, tmp_path, "third", *options, run / models)
+    assert one.items() <= both.items() and made(run, "refined") == both
+    assert_same(run, whole)

@@ -26,6 +26,7 @@ from skyfall_ns.refiners.types import RenderedView
 
 Kind = Literal["render", "depth", "refined", "weight"]
 FINEST_M = 0.01  # unit of depth pictures, unless far views need a coarser one
+OF_ANOTHER = "of another refiner or of other options"  # images that are forgotten
 SOLID = 0.5  # alpha from which a pixel is not void
 
 
@@ -152,11 +153,12 @@ class EpisodeFolder:
 
     # Refined images
 
-    def begin_refining(self, identity: Mapping[str, Any], generative: bool) -> None:
-        """Say which refiner works from now on; what another one has made is forgotten."""
+    def begin_refining(self, identity: Mapping[str, Any], generative: bool) -> int:
+        """Say which refiner works from now on; what another one has made is forgotten: so many images."""
         identity = plain(identity)
         if self.manifest.refiner == identity and self.manifest.generative == generative:
-            return
+            return 0
+        forgotten = sum(view.refined_sha256 is not None for view in self.manifest.views.values())
         self.manifest.views = {
             name: ViewRecord(view.seed, view.render_sha256, view.depth_sha256)
             for name, view in self.manifest.views.items()
@@ -164,6 +166,7 @@ class EpisodeFolder:
         self.manifest.refiner, self.manifest.generative, self.manifest.consistency = identity, generative, {}
         self.manifest.phases.pop("refine", None)
         self.save()
+        return forgotten
 
     def missing_refined(self) -> list[str]:
         """Views without a refined image of the present refiner and render, including those whose file is damaged."""

@@ -23,7 +23,7 @@ from skyfall_ns.models.skyfall import SkyfallModel
 from skyfall_ns.pipelines import resume
 from skyfall_ns.pipelines.curriculum import PRESETS, Curriculum, Episode, farthest_m, poses
 from skyfall_ns.pipelines.depth_supervision import DepthSupervision
-from skyfall_ns.pipelines.episode_folder import EpisodeFolder, episode_path
+from skyfall_ns.pipelines.episode_folder import OF_ANOTHER, EpisodeFolder, episode_path
 from skyfall_ns.pipelines.episode_panel import EpisodePanel, show_episode
 from skyfall_ns.pipelines.episode_render import draw_pairs, render_views, stands_free
 from skyfall_ns.pipelines.loading import find_checkpoint
@@ -54,6 +54,9 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     """From where the scene is looked at."""
     refiner: RefinerOptions = field(default_factory=RefinerOptions)
     """What is made of the renders."""
+    refine_elsewhere: bool = False
+    """End as soon as an episode is rendered, for skyfall-refine to refine it, on another machine if need be; with
+    --load-dir the run goes on with what came of it. The refiner's package and weights are not asked for here."""
     synthetic_share: float = 0.5
     """Part of the training steps that look at refined images; the others look at satellite images (Skyfall-GS: 0.75).
     """
@@ -125,7 +128,8 @@ class IduPipeline(SkyfallPipeline):
             self.curriculum = config.chosen_curriculum()
             self.episodes = self.curriculum.episodes(self.model.on_model.scene.box_m)
             self._refiner = config.refiner.choose()
-            self._refiner.check()
+            if not config.refine_elsewhere:
+                self._refiner.check()
             self._look = self._chosen_look()
 
     # Where the run stands
@@ -246,7 +250,10 @@ class IduPipeline(SkyfallPipeline):
         """An episode's images: rendered, refined and weighed as far as that is not done yet."""
         folder = self._folder(episode)
         self._render(folder)
-        if folder.missing_refined():
+        missing = folder.missing_refined()
+        if missing and self.config.refine_elsewhere:
+            raise SystemExit(_waiting(folder, len(missing), self._trainer.checkpoint_dir))
+        if missing:
             device = self.model.device
             with parked(self.model, self._trainer.optimizers):
                 report = refine_episode(folder, self._refiner, device)
@@ -273,7 +280,10 @@ class IduPipeline(SkyfallPipeline):
             self._idu, episode, chosen, curriculum.size_px, resume.identity(on_model) | {"splats": self._origin},
             farthest_m(chosen, on_model.scene.box_m), self.config.refiner.to_dict(),
         )  # fmt: skip
-        folder.begin_refining(self._refiner.identity(folder.path), self._refiner.generative)
+        if not self.config.refine_elsewhere:
+            forgotten = folder.begin_refining(self._refiner.identity(folder.path), self._refiner.generative)
+            if forgotten:
+                CONSOLE.log(f"Episode {episode.number}: {forgotten} images {OF_ANOTHER} are made again.")
         self._folders[episode.number] = folder
         return folder
 
@@ -323,6 +333,14 @@ class IduPipeline(SkyfallPipeline):
 def _fingerprint(model: SkyfallModel) -> str:
     """Which splats a run started from."""
     return hashlib.sha256(model.means.detach().cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def _waiting(folder: EpisodeFolder, missing: int, checkpoints: Path) -> str:
+    return (
+        f"Episode {folder.episode.number} is rendered, and {missing} of its {len(folder.names)} views wait to be "
+        f"refined. Run skyfall-refine on {folder.path}, or on a copy that you bring back, "
+        f"then go on with --load-dir {checkpoints}."
+    )
 
 
 def _told(numbers: dict[str, Any]) -> str:

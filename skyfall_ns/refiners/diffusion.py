@@ -1,5 +1,6 @@
 """The refiner of Skyfall-GS: FlowEdit with any rectified-flow model that there is an adapter for."""
 
+import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -64,7 +65,8 @@ class FlowEditRefinerConfig(DiffusionOptions):
         prompts = encoded(weights, adapter, self, texts_of(resolved, adapter), device)
         with lend_pipeline(weights, adapter.text_parts, self, device) as pipe:
             model = adapter(pipe, prompts, resolved.negative_prompt)
-            yield FlowEdit(model, resolved, self.noise, zlib.crc32(episode.name.encode()), device)
+            seed = city_seed(episode) if self.noise == "anchored" else 0
+            yield FlowEdit(model, resolved, self.noise, seed, device)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,12 @@ class FlowEdit:
         if self.noise == "anchored":
             return anchored_noise(views, padded, self.city_seed)
         return seeded_noise([view.seed for view in views])
+
+
+def city_seed(episode: Path) -> int:
+    """Of the episode's number: its folder may be called differently on another machine."""
+    number = json.loads((episode / "poses.json").read_text())["episode"]["number"]
+    return zlib.crc32(f"episode_{number:02d}".encode())
 
 
 def texts_of(resolved: Resolved, adapter: type[FlowAdapter]) -> list[str]:

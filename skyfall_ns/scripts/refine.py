@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from skyfall_ns.pipelines.episode_folder import EpisodeFolder
+    from skyfall_ns.refiners.types import RefinerConfig
 
 CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
 
@@ -49,7 +50,7 @@ class Refine:
         report: dict[str, Any] = {}
         for episode, config in zip(episodes, configs, strict=True):
             name = episode.path.resolve().name
-            _tell_replaced(episode, name, config.identity(episode.path))
+            _begin(episode, name, config)
             report[name] = refined(episode, config, device)
             print(f"{name}: {_line(report[name])}")
         if self.json:
@@ -94,13 +95,12 @@ def _device(name: str | None) -> "torch.device":
     return torch.device(name or ("cuda" if available else "cpu"))
 
 
-def _tell_replaced(episode: "EpisodeFolder", name: str, identity: dict[str, Any]) -> None:
-    from skyfall_ns.pipelines.episode_records import plain
+def _begin(episode: "EpisodeFolder", name: str, config: "RefinerConfig") -> None:
+    from skyfall_ns.pipelines.episode_folder import OF_ANOTHER
 
-    before = episode.manifest.refiner
-    if before is not None and before != plain(identity):
-        number = sum(view.refined_sha256 is not None for view in episode.manifest.views.values())
-        print(f"{name}: {number} images of another refiner or of other options are made again", file=sys.stderr)
+    forgotten = episode.begin_refining(config.identity(episode.path), config.generative)
+    if forgotten:
+        print(f"{name}: {forgotten} images {OF_ANOTHER} are made again", file=sys.stderr)
 
 
 def _line(report: dict[str, Any]) -> str:

@@ -121,13 +121,13 @@ def test_a_picture_of_another_size_is_not_done_even_if_the_manifest_knows_it(tmp
 def test_another_render_or_refiner_asks_for_other_refined_images(tmp_path):
     folder = full(tmp_path)
     render(folder, "002", 2)  # the same again
-    folder.begin_refining(dict(ME), False)
+    assert folder.begin_refining(dict(ME), False) == 0
     assert missing(folder) == ([], [], [])
     render(folder, "002", 99)
     assert folder.missing_refined() == ["002"]
     folder.write_refined("002", picture(0, 16, 16, 3))
     assert folder.missing_refined() == [] and folder.missing_weights() == folder.names  # neighbours vote anew
-    folder.begin_refining({**ME, "strength": 0.5}, True)
+    assert folder.begin_refining({**ME, "strength": 0.5}, True) == len(folder.names)
     assert folder.missing_refined() == folder.names and folder.missing_renders() == []
     assert EpisodeFolder.open(folder.path).manifest.generative is True
 

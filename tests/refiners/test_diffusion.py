@@ -219,15 +219,20 @@ def test_eight_bit_weights_run_anywhere(config):
     assert 0 < (exact - eight).abs().mean() < 0.1
 
 
-def test_anchored_noise_is_used_and_belongs_to_the_episode(config):
+def test_anchored_noise_is_used_and_belongs_to_the_episode(config, tmp_path):
+    """Whatever its folder is called."""
     view = make_view(1)
     anchored = replace(config, noise="anchored")
-    with anchored.load(CPU, Path("a/episode_01")) as refiner:
-        one = refiner([view])[0]
-    with anchored.load(CPU, Path("b/episode_01")) as refiner:
-        assert torch.equal(refiner([view])[0], one)
-    with anchored.load(CPU, Path("episode_02")) as refiner:
-        assert not torch.equal(refiner([view])[0], one)
+
+    def refined_in(folder, number):
+        folder.mkdir()
+        (folder / "poses.json").write_text(json.dumps({"episode": {"number": number}}))
+        with anchored.load(CPU, folder) as refiner:
+            return refiner([view])[0]
+
+    one = refined_in(tmp_path / "episode_01", 1)
+    assert torch.equal(refined_in(tmp_path / "copy", 1), one)
+    assert not torch.equal(refined_in(tmp_path / "episode_02", 2), one)
     assert not torch.equal(refine(config, view)[0], one)
 
 
