@@ -20,7 +20,7 @@ class LookPanel(nn.Module):
         self.second = ViewerDropdown("Blend with", MEAN, options)
         self.share = ViewerSlider("Share of the second", 0.0, 0.0, 1.0, 0.05)
 
-    def look(self, looks: Looks) -> Look:
+    def chosen(self, looks: Looks) -> Look:
         """The look that the panel asks for."""
         first, second = (
             looks.canonical() if choice.value == MEAN else looks.of(choice.options.index(choice.value) - 1)

@@ -24,6 +24,7 @@ from skyfall_ns.models.fit import fit_look
 from skyfall_ns.models.growth import growth_of
 from skyfall_ns.models.harmonics import SH_C0, directional, sight
 from skyfall_ns.models.heights import HeightTarget, draw_heights, height_m
+from skyfall_ns.models.home import HomeView
 from skyfall_ns.models.light import Direction, Look, Looks, encode, normals_of, picture, seen, sunlight
 from skyfall_ns.models.metrics import halves, image_scores
 from skyfall_ns.models.panel import LookPanel
@@ -32,7 +33,10 @@ from skyfall_ns.models.shadows import Shadows
 from skyfall_ns.models.shear import shear_loss, sheared
 from skyfall_ns.models.shift import ImageShift, shifted
 from skyfall_ns.models.start import start_splats
-from skyfall_ns.models.view import View, bend, damped, image_of, moves_of, sun_of, view_of
+from skyfall_ns.models.view import View, bend, damped, image_of, in_viewer, moves_of, sun_of, view_of
+
+SOLID = 0.5  # alpha from which a pixel has a depth
+BEHIND = 3  # the void's depth in the viewer over the farthest splat's: what stands behind the scene is not hidden by it
 
 
 class SkyfallModel(SplatfactoModel):
@@ -47,7 +51,8 @@ class SkyfallModel(SplatfactoModel):
         assert self.seed_points is not None
         self.gauss_params = nn.ParameterDict(self._start(*self.seed_points))
         self.looks = Looks(self.on_model.suns, self.config.appearance == "embedding")
-        self.panel = LookPanel(self.on_model.image_names)
+        self.look = LookPanel(self.on_model.image_names)  # the viewer shows this name
+        self.home = HomeView((self.on_model.scene.box_m - np.array(self.on_model.centre_m)) * self.on_model.scale)
         self.shadows = Shadows(list(self.on_model.suns), self.on_model.scale)
         views = training_views(self.on_model)
         self.shift = ImageShift(views) if self.config.pose_shift else None
@@ -228,18 +233,19 @@ class SkyfallModel(SplatfactoModel):
                     self.gauss_params, self.optimizers, self.strategy_state, self.step - self.growth_began, self.info
                 )
         background = self._get_background_color()
-        alpha = result.alpha[..., None]
+        alpha, depth = result.alpha[..., None], result.depth[..., None]
         rgb = result.color + (1 - alpha) * background
         if not self.training:
             rgb, background = rgb.clamp(0, 1), background.expand(view.height, view.width, 3)
-        return {"rgb": rgb, "depth": result.depth[..., None], "accumulation": alpha, "background": background}
+            depth = depth.where(alpha >= SOLID, (BEHIND if in_viewer(camera) else 1) * depth.max())
+        return {"rgb": rgb, "depth": depth, "accumulation": alpha, "background": background}
 
     def _look(self, camera: Cameras) -> Look:
         """Of its image; of its sun; or as the viewer's panel says."""
         image, sun = image_of(camera), sun_of(camera)
         if image is not None:
             return self.looks.of(image)
-        return self.panel.look(self.looks) if sun is None else self.looks.canonical(sun)
+        return self.look.chosen(self.looks) if sun is None else self.looks.canonical(sun)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
         """PSNR of the step's view and the number of splats."""

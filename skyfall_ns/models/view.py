@@ -92,13 +92,16 @@ def view_of(camera: Cameras) -> View:
 
 
 def image_of(camera: Cameras) -> int | None:
-    """The training image whose look a camera asks for: its own for satellite views, the last one clicked in a viewer;
-    None for held-out images and free cameras."""
+    """The training image whose look a camera asks for; None for held-out images and free cameras."""
+    index = (camera.metadata or {}).get(IMAGE_KEY)
+    return None if index is None or index.reshape(-1)[0] < 0 else int(index.reshape(-1)[0])
+
+
+def in_viewer(camera: Cameras) -> bool:
+    """Whether it is the free camera of the host's viewer, which calls itself the training camera that was clicked last,
+    or the first."""
     metadata = camera.metadata or {}
-    if IMAGE_KEY in metadata:
-        index = int(metadata[IMAGE_KEY].reshape(-1)[0])
-        return index if index >= 0 else None
-    return int(metadata["cam_idx"]) if "cam_idx" in metadata else None
+    return "cam_idx" in metadata and IMAGE_KEY not in metadata
 
 
 def sun_of(camera: Cameras) -> tuple[float, float, float] | None:

@@ -57,20 +57,15 @@ def sheet(pictures: Sequence[UInt8[ndarray, "h w 3"]], columns: int) -> UInt8[nd
     return whole
 
 
-def refined_picture(folder: EpisodeFolder, name: str, side_px: int) -> UInt8[ndarray, "h w 3"]:
-    """A view as the refiner made it; TrainingError if it is missing or damaged."""
-    return sized(_bytes(folder.refined(name).numpy()), side_px)
-
-
-def pair(folder: EpisodeFolder, name: str, side_px: int) -> UInt8[ndarray, "h w 3"]:
+def pictures(folder: EpisodeFolder, name: str) -> tuple[UInt8[ndarray, "h w 3"], UInt8[ndarray, "h w 3"]]:
     """A view's render and refined image; TrainingError if one is missing or damaged."""
-    return side_by_side(_bytes(folder.view(name).image.numpy()), _bytes(folder.refined(name).numpy()), side_px)
+    return _bytes(folder.view(name).image.numpy()), _bytes(folder.refined(name).numpy())
 
 
 def write_overview(folder: EpisodeFolder) -> None:
     """Renders (left of each pair) and refined images (right) of a dozen views, evenly chosen, as overview.png in the
     episode's folder; TrainingError if one is missing or damaged."""
-    pairs = [pair(folder, name, SIDE_PX) for name in evenly(folder.names, MOST_VIEWS)]
+    pairs = [side_by_side(*pictures(folder, name), SIDE_PX) for name in evenly(folder.names, MOST_VIEWS)]
     done, data = cv2.imencode(".png", np.ascontiguousarray(sheet(pairs, COLUMNS)[..., ::-1]))
     assert done
     write_whole(folder.path / OVERVIEW_FILE, data.tobytes())

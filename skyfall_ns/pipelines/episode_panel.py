@@ -1,4 +1,4 @@
-"""An episode in the viewer: its cameras with their refined pictures, and render and refined image side by side."""
+"""An episode in the viewer: what is being done, its cameras, and the render of a view above its refined image."""
 
 import base64
 from typing import Any
@@ -14,12 +14,13 @@ from numpy import ndarray
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.geo.cameras import PinholeCamera
+from skyfall_ns.pipelines.curriculum import Episode
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder
-from skyfall_ns.pipelines.episode_overview import evenly, pair, refined_picture, write_overview
+from skyfall_ns.pipelines.episode_overview import evenly, pictures, sized, write_overview
 
 NODES = "/episode"
 FOLDER = "Stage 2"
-THUMBNAIL_PX, PAIR_PX = 100, 320  # of a picture on a frustum (as the host's), and of each picture of a pair
+THUMBNAIL_PX, PICTURE_PX = 100, 384  # of a picture on a frustum (as the host's), and of one in the panel
 FRUSTUM = 0.025  # size of a frustum over the camera's distance to what it looks at
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 ORANGE = (255, 140, 0)  # the host's cameras are black
@@ -31,24 +32,51 @@ def show_episode(
     """Write overview.png, and put the episode into the trainer's viewer in the place of the one before; None where
     there is no viewer."""
     write_overview(folder)
+    if not isinstance(trainer.viewer_state, Viewer):
+        return None
+    shown = True
     if before is not None:
+        shown = before.cameras.value
         before.remove()
-    return EpisodePanel(trainer.viewer_state, folder, on_model) if isinstance(trainer.viewer_state, Viewer) else None
+    return EpisodePanel(trainer.viewer_state, folder, on_model, shown)
+
+
+class EpisodeNote:
+    """What is being done for an episode while the picture stands still, told above the control panel until `remove`."""
+
+    def __init__(self, trainer: Trainer, step: int) -> None:
+        self._text = None
+        if isinstance(trainer.viewer_state, Viewer):
+            viewer = trainer.viewer_state
+            viewer.update_step(step)  # the host does not before the step is done
+            self._text = viewer.viser_server.gui.add_markdown("", order=viewer.stats_markdown.order + 0.25)
+
+    def tell(self, episode: Episode, doing: str) -> None:
+        """Say what comes next."""
+        if self._text is not None:
+            self._text.content = f"**Episode {episode.number}** is being {doing}. The picture stands still meanwhile."
+
+    def remove(self) -> None:
+        """Take it out of the viewer."""
+        if self._text is not None:
+            self._text.remove()
 
 
 class EpisodePanel:
     """Frusta under /episode and the folder "Stage 2" of the control panel, until `remove`."""
 
-    def __init__(self, viewer: Viewer, folder: EpisodeFolder, on_model: SceneOnModel) -> None:
-        """TrainingError if a picture is missing or damaged."""
+    def __init__(self, viewer: Viewer, folder: EpisodeFolder, on_model: SceneOnModel, shown: bool = True) -> None:
+        """`shown`: whether cameras are, to begin with. TrainingError if a picture is missing or damaged."""
         self._folder, self._on_model = folder, on_model
         self._server = viewer.viser_server
         self._controls = self._server.gui.add_folder(FOLDER, order=viewer.stats_markdown.order + 0.5)
         with self._controls:
             self._server.gui.add_markdown(told(folder))
+            self.cameras = self._server.gui.add_checkbox("Show cameras", shown)
             self.view = self._server.gui.add_slider("View", 0, len(folder.names) - 1, 1, 0, hint="Or click a frustum")
             self.pair = self._server.gui.add_markdown(self._shown(0), image_root=folder.path)
         self.view.on_update(lambda _: self._show())
+        self.cameras.on_update(lambda _: self._show_cameras())
         numbers, most = list(range(len(folder.names))), viewer.config.max_num_display_images
         self.frusta = {n: self._frustum(n) for n in (numbers if most < 0 else evenly(numbers, most))}
 
@@ -69,9 +97,10 @@ class EpisodePanel:
             aspect=camera.size[0] / camera.size[1],
             scale=FRUSTUM * episode.radius_m * self._on_model.scale * VISER_NERFSTUDIO_SCALE_RATIO,
             color=ORANGE,
-            image=refined_picture(self._folder, name, THUMBNAIL_PX),
+            image=sized(pictures(self._folder, name)[1], THUMBNAIL_PX),
             wxyz=wxyz,
             position=position,
+            visible=self.cameras.value,
         )
 
         @frustum.on_click
@@ -83,14 +112,19 @@ class EpisodePanel:
     def _show(self) -> None:
         self.pair.content = self._shown(int(self.view.value))
 
+    def _show_cameras(self) -> None:
+        with self._server.atomic():
+            for frustum in self.frusta.values():
+                frustum.visible = self.cameras.value
+
     def _shown(self, number: int) -> str:
         pose = self._folder.shots.poses[number]
         try:
-            picture = data_url(pair(self._folder, pose.name, PAIR_PX))
+            render, refined = (data_url(sized(p, PICTURE_PX)) for p in pictures(self._folder, pose.name))
         except TrainingError as error:  # files can go while training stays
             return str(error)
         seen = f"{pose.elevation_deg:.0f}° high, from azimuth {pose.azimuth_deg:.0f}°"
-        return f"View {pose.name}, {seen}: render, refined.\n\n![render, refined]({picture})"
+        return f"View {pose.name}, {seen}. Rendered:\n\n![render]({render})\n\nRefined:\n\n![refined]({refined})"
 
 
 def told(folder: EpisodeFolder) -> str:

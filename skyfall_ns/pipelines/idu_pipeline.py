@@ -24,7 +24,7 @@ from skyfall_ns.pipelines import resume
 from skyfall_ns.pipelines.curriculum import PRESETS, Curriculum, Episode, farthest_m, poses
 from skyfall_ns.pipelines.depth_supervision import DepthSupervision
 from skyfall_ns.pipelines.episode_folder import OF_ANOTHER, EpisodeFolder, episode_path
-from skyfall_ns.pipelines.episode_panel import EpisodePanel, show_episode
+from skyfall_ns.pipelines.episode_panel import EpisodeNote, EpisodePanel, show_episode
 from skyfall_ns.pipelines.episode_render import draw_pairs, render_views, stands_free
 from skyfall_ns.pipelines.loading import find_checkpoint
 from skyfall_ns.pipelines.parking import parked
@@ -199,11 +199,13 @@ class IduPipeline(SkyfallPipeline):
             self._origin = self._origin or _fingerprint(self.model)
             self._trainer.save_checkpoint(step - 1)  # renders are never made from other splats than a resumed run has
             self._begin_growth(now)
+        note = EpisodeNote(self._trainer, step)
         with _quiet_dice(self.model):
             self._views = {
-                number: self._views.get(number) or self._prepared(self.episodes[number - 1])
+                number: self._views.get(number) or self._prepared(self.episodes[number - 1], note)
                 for number in self._needed(now.number)
             }
+        note.remove()
         self._panel = show_episode(self._trainer, self._folders[now.number], self.model.on_model, self._panel)
         self._begin_depth(now)
         table, factor = self._trainer.config.optimizers, self.config.episode_rates
@@ -246,19 +248,22 @@ class IduPipeline(SkyfallPipeline):
             replace(options, schedule=window, weight=self.config.episode_depth), self.model.on_model, seed
         )
 
-    def _prepared(self, episode: Episode) -> SyntheticViews:
+    def _prepared(self, episode: Episode, note: EpisodeNote) -> SyntheticViews:
         """An episode's images: rendered, refined and weighed as far as that is not done yet."""
+        note.tell(episode, "rendered")
         folder = self._folder(episode)
         self._render(folder)
         missing = folder.missing_refined()
         if missing and self.config.refine_elsewhere:
             raise SystemExit(_waiting(folder, len(missing), self._trainer.checkpoint_dir))
         if missing:
+            note.tell(episode, f"refined by {self.config.refiner.name}: {len(missing)} views")
             device = self.model.device
             with parked(self.model, self._trainer.optimizers):
                 report = refine_episode(folder, self._refiner, device)
             kept = f", {report.kept} of them kept as rendered" if report.kept else ""
             CONSOLE.log(f"Episode {episode.number}: {report.refined} images refined in {report.seconds:.0f} s{kept}.")
+        note.tell(episode, "compared view by view")
         self._weigh(folder)
         config = self.config
         return SyntheticViews.of(folder, self.model.on_model, self._look, config.agreement, config.moves)

@@ -8,14 +8,15 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.viewer.utils import parse_object
-from nerfstudio.viewer.viewer_elements import ViewerElement
+from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.method_configs import skyfall
 from skyfall_ns.models.harmonics import SH_C0
 from skyfall_ns.models.heights import FEW_PULL, MANY_VIEWS, draw_heights
+from skyfall_ns.models.panel import MEAN
 from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.models.view import MOVES_KEY, nadir_view
+from skyfall_ns.models.view import MOVES_KEY, nadir_view, view_of
 
 FIRST = 400  # a step at which gsplat's strategy refines
 
@@ -323,9 +324,41 @@ def test_canonical_colours_are_what_exports_write(model):
 def test_the_viewer_can_look_for_its_elements(model):
     """The host's evaluates every property of a model."""
     elements = dict(parse_object(model, ViewerElement, "model"))
-    assert [element.name for path, element in elements.items() if "panel" in path] == [
-        "Look", "Blend with", "Share of the second",
-    ]  # fmt: skip
+    assert {path: element.name for path, element in elements.items() if path.startswith("model/look/")} == {
+        "model/look/first": "Look", "model/look/second": "Blend with", "model/look/share": "Share of the second",
+    }  # fmt: skip
+    assert [path for path, _ in parse_object(model, ViewerControl, "model")] == ["model/home"]
+
+
+def viewer_camera() -> Cameras:
+    """Free, 3 km above; the viewer says that it is the first training image's."""
+    pose = torch.eye(4)[:3].clone()
+    pose[2, 3] = 30.0
+    return Cameras(pose[None], 1200.0, 1200.0, 24.0, 24.0, 48, 48, metadata={"cam_idx": 0})
+
+
+def test_the_viewers_panel_decides_on_the_look(model):
+    model.eval()
+    names, view = model.on_model.image_names, view_of(viewer_camera())
+    wanted = {MEAN: model.looks.canonical(), names[0]: model.looks.of(0), names[2]: model.looks.of(2)}
+    pictures = []
+    with torch.no_grad():
+        for name, look in wanted.items():
+            model.look.first.value = name
+            seen, drawn = model.get_outputs(viewer_camera())["rgb"], model.render(view, look=look)
+            void = (1 - drawn.alpha[..., None]) * model.background_color
+            torch.testing.assert_close(seen, (drawn.color + void).clamp(0, 1))
+            pictures.append(seen)
+    assert all((a - b).abs().mean() > 1e-3 for a, b in zip(pictures[1:], pictures, strict=False))
+
+
+def test_void_hides_nothing_in_the_viewer(model):
+    """Frusta of cameras beside and behind the scene are composed into the picture by depth."""
+    with torch.no_grad():
+        seen = model.eval().get_outputs(viewer_camera())
+    void = seen["accumulation"] < 0.5
+    assert 0.1 < void.float().mean() < 0.9
+    assert seen["depth"][void].min() > 2 * seen["depth"][~void].max()
 
 
 def test_heights_do_not_depend_on_tiles_and_are_metres(model):

@@ -17,8 +17,8 @@ from torch import nn
 
 from skyfall_ns.pipelines.curriculum import Curriculum, poses
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder
-from skyfall_ns.pipelines.episode_overview import GAP_PX, evenly, pair, sheet, side_by_side, write_overview
-from skyfall_ns.pipelines.episode_panel import NODES, pose_in_viewer, show_episode, told
+from skyfall_ns.pipelines.episode_overview import GAP_PX, evenly, pictures, sheet, side_by_side, write_overview
+from skyfall_ns.pipelines.episode_panel import NODES, EpisodeNote, pose_in_viewer, show_episode, told
 from skyfall_ns.pipelines.synthetic import host_camera
 
 BOX = np.array([[-30.0, -30.0, 0.0], [30.0, 30.0, 12.0]])
@@ -126,9 +126,10 @@ def nodes(trainer):
     return [name for name in shown if name.startswith(NODES)]
 
 
-def picture(markdown):
-    data = base64.b64decode(markdown.split("base64,")[1].rstrip(")"))
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+def shown(markdown):
+    """Render and refined image."""
+    data = [base64.b64decode(part.split(")")[0]) for part in markdown.split("base64,")[1:]]
+    return np.array([cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for d in data], int)
 
 
 def eventually(holds):
@@ -146,18 +147,22 @@ def test_the_viewer_shows_an_episode_until_the_next(tmp_path, trainer):
     assert nodes(trainer) == [f"{NODES}/{name}" for name in folder.names]
     frustum = panel.frusta[2]
     np.testing.assert_allclose(frustum.position, pose_in_viewer(folder.camera("002"), ON_MODEL)[1])
-    assert np.abs(picture(panel.pair.content) - pair(folder, "000", 48)).mean() < 6  # JPEG
+    assert np.abs(shown(panel.pair.content) - pictures(folder, "000")).mean() < 6  # JPEG
     (chosen,) = frustum._impl.click_cb
     chosen(None)
     assert panel.view.value == 2
     eventually(lambda: "View 002, 60° high" in panel.pair.content)
-    assert np.abs(picture(panel.pair.content) - pair(folder, "002", 48)).mean() < 6
+    assert np.abs(shown(panel.pair.content) - pictures(folder, "002")).mean() < 6
     folder.file("refined", "003").unlink()
     panel.view.value = 3
     eventually(lambda: "003.png is missing" in panel.pair.content)
 
+    assert all(frustum.visible for frustum in panel.frusta.values())
+    panel.cameras.value = False
+    eventually(lambda: not any(frustum.visible for frustum in panel.frusta.values()))
     after = show_episode(trainer, refined_episode(tmp_path / "idu", 2, azimuths=2), ON_MODEL, panel)
     assert nodes(trainer) == [f"{NODES}/000", f"{NODES}/001"]
+    assert not any(frustum.visible for frustum in after.frusta.values())
     after.remove()
     assert nodes(trainer) == []
     root = trainer.viewer_state.viser_server.gui._container_handle_from_id["root"]
@@ -168,6 +173,21 @@ def test_one_view_is_enough_and_many_are_thinned(tmp_path, trainer):
     assert len(show_episode(trainer, refined_episode(tmp_path / "a", azimuths=1), ON_MODEL).frusta) == 1
     trainer.viewer_state.config.max_num_display_images = 2
     assert list(show_episode(trainer, refined_episode(tmp_path / "b"), ON_MODEL).frusta) == [0, 3]
+
+
+def test_what_is_being_done_is_told(tmp_path, trainer):
+    """The host shows neither the step nor anything else before a step is over, and this one may take hours."""
+    episode, gui = refined_episode(tmp_path).episode, trainer.viewer_state.viser_server.gui
+    note = EpisodeNote(trainer, 700)
+    assert trainer.viewer_state.stats_markdown.content.startswith("Step: 700")
+    note.tell(episode, "rendered")
+    children = gui._container_handle_from_id["root"]._children
+    told_now = [h.content for h in children.values() if "**Episode 1** is being rendered" in getattr(h, "content", "")]
+    assert len(told_now) == 1
+    note.remove()
+    assert not any("being" in getattr(handle, "content", "") for handle in children.values())
+    silent = EpisodeNote(SimpleNamespace(viewer_state=None), 700)
+    silent.tell(episode, "rendered"), silent.remove()
 
 
 def test_without_a_viewer_there_is_the_sheet(tmp_path):
