@@ -1,5 +1,7 @@
 """Cures for what the host (Nerfstudio 1.1.5) does not do on today's machines; each is listed in tests/test_host.py."""
 
+import atexit
+import io
 import os
 import shutil
 import sys
@@ -19,6 +21,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from skyfall_ns.errors import SkyfallError, TrainingError, disk_message
+
+LAST_PICTURE_S = 20.0
 
 
 def allow_numpy_scalars() -> None:
@@ -160,6 +164,30 @@ def look_for_checkpoints() -> None:
 
     look.looks = True  # type: ignore[attr-defined]
     Trainer._load_checkpoint = look  # type: ignore[method-assign]
+
+
+def cure_viewer(viewer: Any) -> None:
+    """Cures for a viewer that begins: its threads neither wait for each other nor outlive the process."""
+    load_picture_codecs()
+    atexit.register(stop_drawing, viewer)
+
+
+def load_picture_codecs() -> None:
+    """With a page open when the viewer starts, two threads at once would import what writes pictures, and can wait for
+    each other forever; so write one before there are two."""
+    import imageio.v3
+
+    for kind in (".jpeg", ".png"):
+        imageio.v3.imwrite(io.BytesIO(), np.zeros((1, 1, 3), np.uint8), extension=kind)
+
+
+def stop_drawing(viewer: Any) -> None:
+    """A thread that still draws for a page when the process ends aborts it: a run that is done would exit with 134."""
+    threads = list(viewer.render_statemachines.values())
+    for thread in threads:
+        thread.running = False
+    for thread in threads:
+        thread.join(timeout=LAST_PICTURE_S)
 
 
 def is_training(trainer: Any) -> bool:

@@ -9,11 +9,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+import viser._scene_api
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 from nerfstudio.engine.schedulers import ExponentialDecayScheduler, ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
 
 from skyfall_ns import host
 from skyfall_ns.data.datamanager import SkyfallDatamanager
@@ -77,6 +79,9 @@ def test_the_host_still_has_the_defects():
     assert trainer.count("while True:") == 1  # waits for ctrl+c after training
     assert "in os.listdir(load_dir))[-1]" in trainer  # an IndexError where a run was killed before its first checkpoint
     assert "rng_state" not in trainer  # checkpoints say nothing of random numbers
+    assert "iio.imwrite" in inspect.getsource(viser._scene_api)  # imports what writes pictures in whichever thread
+    drawing = inspect.getsource(RenderStateMachine)
+    assert "while self.running" in drawing and "self.daemon = True" in drawing  # nobody waits for it at the end
     manager = inspect.getsource(FullImageDatamanager)
     for name in ("train_unseen_cameras", "eval_unseen_cameras", "random_generator"):  # nor of the order of images
         assert f"self.{name}" in manager and name not in trainer
@@ -160,6 +165,34 @@ def test_mendable_errors_have_no_traceback():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.strip().endswith("Error: A is wrong. Do B.") and "Traceback" not in result.stderr
+
+
+VIEWER = """
+import sys, threading, time
+from types import SimpleNamespace
+import numpy as np
+from skyfall_ns.models.home import HomeView
+
+class Drawing(threading.Thread):
+    running = True
+    def run(self):
+        while self.running:
+            time.sleep(0.01)
+        print("stopped drawing")
+
+viewer = SimpleNamespace(config=SimpleNamespace(camera_frustum_scale=1), render_statemachines={0: Drawing(daemon=True)},
+                         viser_server=SimpleNamespace(on_client_connect=lambda begin: None))
+assert "PIL.MpoImagePlugin" not in sys.modules
+HomeView(np.eye(2, 3))._setup(viewer)
+import PIL.Image
+assert PIL.Image._initialized == 2 and "imageio.plugins.pillow" in sys.modules
+viewer.render_statemachines[0].start()
+"""
+
+
+def test_the_viewers_threads_import_nothing_and_end_with_the_process():
+    result = subprocess.run([sys.executable, "-c", VIEWER], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "stopped drawing\n"), result.stderr[-2000:]
 
 
 def test_the_method_serves_this_machine_and_listens_at_home():

@@ -9,6 +9,8 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 from nerfstudio.viewer.viewer_elements import ViewerControl
 from numpy import ndarray
 
+from skyfall_ns import host
+
 ELEVATION = math.radians(40)
 
 
@@ -21,6 +23,7 @@ class HomeView(ViewerControl):
         self._box = VISER_NERFSTUDIO_SCALE_RATIO * box
 
     def _setup(self, viewer: Any) -> None:
+        host.cure_viewer(viewer)
         viewer.config.camera_frustum_scale *= radius(self._box)
         viewer.viser_server.on_client_connect(self._begin)
 

@@ -31,7 +31,8 @@ def test_the_whole_scene_is_seen_and_fills_the_picture(aspect):
 def test_every_page_begins_there_and_frusta_are_as_large_as_the_scene_asks():
     begin = []
     config = SimpleNamespace(camera_frustum_scale=0.1)
-    HomeView(BOX)._setup(SimpleNamespace(config=config, viser_server=SimpleNamespace(on_client_connect=begin.append)))
+    server = SimpleNamespace(on_client_connect=begin.append)
+    HomeView(BOX)._setup(SimpleNamespace(config=config, viser_server=server, render_statemachines={}))
     assert config.camera_frustum_scale == pytest.approx(0.1 * 10 * np.linalg.norm(BOX[1] - BOX[0]) / 2)
     camera = SimpleNamespace(fov=1.2, aspect=1.5)
     begin[0](SimpleNamespace(camera=camera, atomic=contextlib.nullcontext))
