@@ -1,4 +1,4 @@
-"""An episode in the viewer: what is being done, its cameras, and the render of a view above its refined image."""
+"""An episode in the viewer: what is being done, its cameras, and the render of a view beside its refined image."""
 
 import base64
 from typing import Any
@@ -16,7 +16,7 @@ from skyfall_ns.errors import TrainingError
 from skyfall_ns.geo.cameras import PinholeCamera
 from skyfall_ns.pipelines.curriculum import Episode
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder
-from skyfall_ns.pipelines.episode_overview import evenly, pictures, sized, write_overview
+from skyfall_ns.pipelines.episode_overview import evenly, pictures, side_by_side, sized, write_overview
 
 NODES = "/episode"
 FOLDER = "Stage 2"
@@ -120,11 +120,11 @@ class EpisodePanel:
     def _shown(self, number: int) -> str:
         pose = self._folder.shots.poses[number]
         try:
-            render, refined = (data_url(sized(p, PICTURE_PX)) for p in pictures(self._folder, pose.name))
+            pair = data_url(side_by_side(*pictures(self._folder, pose.name), PICTURE_PX))
         except TrainingError as error:  # files can go while training stays
             return str(error)
         seen = f"{pose.elevation_deg:.0f}° high, from azimuth {pose.azimuth_deg:.0f}°"
-        return f"View {pose.name}, {seen}. Rendered:\n\n![render]({render})\n\nRefined:\n\n![refined]({refined})"
+        return f"View {pose.name}, {seen}. Left as rendered, right as refined:\n\n![render and refined]({pair})"
 
 
 def told(folder: EpisodeFolder) -> str:
