@@ -8,7 +8,15 @@ from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.geo.points import surface_points
 from skyfall_ns.geo.raster import Grid
-from skyfall_ns.geo.stereo import _hues, _lowest_seen, convergence_deg, dense_surface, good_pairs, height_step_m
+from skyfall_ns.geo.stereo import (
+    _hues,
+    _lowest_seen,
+    _without_speckles,
+    convergence_deg,
+    dense_surface,
+    good_pairs,
+    height_step_m,
+)
 from skyfall_ns.geo.visibility import lowest_visible_m
 
 GSD_M, SIZE = 0.5, 320
@@ -113,6 +121,27 @@ def test_unusable_pixels_are_unknown(images):
     surface = dense_surface(masked, VIEWS[:2], BOX, 1.0)
     assert np.isnan(surface.height_m[:, :40]).all() and not surface.confidence[:, :40].any()
     assert np.isfinite(surface.height_m[:, 60:]).all()
+
+
+def test_patches_that_stand_apart_take_the_height_around_them():
+    """A blob on a slope goes; a house, a step lower than three metres and what nobody sees stay."""
+    height = np.add.outer(np.zeros(60), 0.02 * np.arange(60)).astype(np.float32)
+    seen = np.ones(height.shape, bool)
+    seen[:, 50:] = False
+    height[5:25, 5:25] += 12.0  # 400 cells
+    height[40:45, 5:10] += 2.0
+    height[:, 50:] += 40.0
+    expected = height.copy()
+    height[40:46, 30:36] += 15.0  # 36 cells
+    confidence = np.full(height.shape, 0.9, np.float32)
+    cleaned, believed = _without_speckles(height, confidence, seen, 80)
+    np.testing.assert_allclose(cleaned, expected, atol=0.08)
+    blob = height != expected
+    assert (believed[blob] < 0.1).all() and (believed[~blob] == np.float32(0.9)).all()
+    kept, _ = _without_speckles(height, confidence, seen, 35)
+    assert np.array_equal(kept, height)
+    nothing = np.zeros_like(seen)
+    assert np.array_equal(_without_speckles(height, confidence, nothing, 80)[0], height)
 
 
 def test_pairs_and_steps():
