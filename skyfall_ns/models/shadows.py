@@ -1,10 +1,10 @@
-"""Cast shadows: which splats the sun reaches at an image's date (EOGS' largest gain), looked up in a depth map drawn
-from the sun's direction.
+"""Cast shadows: which splats the sun reaches at an image's date (EOGS' largest gain), looked up in a map of heights
+that is drawn from the sun's direction.
 
-A splat that lies behind what the sun sees by d metres keeps exp(-sharpness d) of the sun (EOGS, with 0.4 per metre).
-What the sun sees is where half of its light has stopped: read further back, roofs throw shadows that are too small
-(measured on a city: 0.25 dB of held-out images). Shadows follow the splats without gradients: geometry is for stereo
-and photometry to find.
+The map is a variance shadow map (Donnelly and Lauritzen 2006) of heights: where light stops, it has a mean height m and
+a variance v, and a share v / (v + d²) of it at most, by Chebyshev's inequality, goes on to what lies d below m. Where a
+roof's rim covers a part of a pixel and the street the rest, that is the share of the rest; so shadows have soft edges,
+and how dark an image is at a shadow's edge moves the roof that throws it.
 """
 
 import math
@@ -17,9 +17,12 @@ from torch import Tensor
 from skyfall_ns.models.rasterizers import Rendering
 from skyfall_ns.models.view import View
 
-SHARPNESS_PER_M = 2.0
-FORGIVEN_M = 1.2  # depth differences that are the splats' own thickness
-CELL_M = 0.35  # of the sun's depth map
+FORGIVEN_M = 0.4  # what lies less below the mean is in the sun: splats have a thickness, slopes have both in one pixel
+THICKNESS_M = 0.2  # standard deviation of what stops light, at least
+CELL_M = 0.35  # of the sun's map
+FAINTEST = 1e-3  # alpha below this stops nothing
+
+Draw = Callable[[Float[Tensor, "n 2"], View], Rendering]
 
 
 def sun_view(direction: Float[Tensor, "3"], low: Float[Tensor, "3"], high: Float[Tensor, "3"], cell: float) -> View:
@@ -43,25 +46,22 @@ def sun_view(direction: Float[Tensor, "3"], low: Float[Tensor, "3"], high: Float
 
 
 def sunlit(
-    points: Float[Tensor, "n 3"], sun_depth: Float[Tensor, "h w"], view: View, sharpness: float, forgiven: float
+    points: Float[Tensor, "n 3"], drawn: Rendering, middle: Float[Tensor, ""], view: View, per_m: float
 ) -> Float[Tensor, " n"]:
     """Share of the sun that reaches each point, 0..1: 1 outside the sun's picture and where it holds no surface.
 
-    `sharpness` is per model unit of depth, `forgiven` a depth in model units."""
+    `drawn` has heights above `middle` and their squares as its colours; `per_m` is model units per metre. Gradients
+    flow to the map, not to the points."""
+    points = points.detach()
     camera, k = view.camera_from_model.to(points), view.intrinsics.to(points)
-    seen = points @ camera[:3, :3].T + camera[:3, 3]
-    pixels = seen[:, :2] @ k[:2, :2].T + k[:2, 2]
-    corner = (pixels - 0.5).floor()
-    share = pixels - 0.5 - corner
-    light = torch.zeros_like(seen[:, 0])
-    for column, row in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        x, y = corner[:, 0].long() + column, corner[:, 1].long() + row
-        inside = (x >= 0) & (x < view.width) & (y >= 0) & (y < view.height)
-        first = sun_depth.to(points)[y.clamp(0, view.height - 1), x.clamp(0, view.width - 1)]
-        behind = torch.where(inside & (first > 0), torch.relu(seen[:, 2] - first - forgiven), 0.0)
-        weight = (share[:, 0] if column else 1 - share[:, 0]) * (share[:, 1] if row else 1 - share[:, 1])
-        light += weight * torch.exp(-sharpness * behind)
-    return light
+    pixels = (points @ camera[:2, :3].T + camera[:2, 3]) @ k[:2, :2].T + k[:2, 2]
+    places = 2 * pixels / pixels.new_tensor([view.width, view.height]) - 1
+    maps = torch.cat([drawn.color, drawn.alpha[..., None]], -1).movedim(-1, 0)
+    read = torch.nn.functional.grid_sample(maps[None], places[None, None], align_corners=False)[0, :, 0]
+    height, square = read[:2] / read[2].clamp_min(FAINTEST)
+    variance = (square - height**2).clamp_min(0) + (THICKNESS_M * per_m) ** 2
+    below = torch.relu(height - (points[:, 2] - middle) - FORGIVEN_M * per_m)
+    return 1 - read[2] * below**2 / (variance + below**2)
 
 
 class Shadows:
@@ -73,31 +73,33 @@ class Shadows:
         self._directions, self._scale = directions, scale
         self._lit: dict[object, tuple[int, int, Tensor]] = {}
 
-    def lit_in(
-        self, image: int, means: Tensor, step: int, every: int, draw: Callable[[View], Rendering]
-    ) -> Float[Tensor, " n"] | None:
+    def lit_in(self, image: int, means: Tensor, step: int, every: int, draw: Draw) -> Float[Tensor, " n"] | None:
         """Sunlight on each splat at an image's date, recomputed when splats have come or gone or `every` steps have
-        passed; None where the sun's place is unknown."""
+        passed, and then with gradients to what `draw` draws; None where the sun's place is unknown."""
         direction = self._directions[image]
         return None if direction is None else self._cached(image, direction, means, step, every, draw)
 
+    @torch.no_grad()
     def lit_from(
-        self, direction: tuple[float, float, float], means: Tensor, step: int, draw: Callable[[View], Rendering]
+        self, direction: tuple[float, float, float], means: Tensor, step: int, draw: Draw
     ) -> Float[Tensor, " n"]:
-        """Sunlight on each splat for any direction to the sun (local frame)."""
+        """Sunlight on each splat for any direction to the sun (local frame), without gradients."""
         return self._cached(direction, direction, means, step, 1, draw)
 
     def forget(self) -> None:
         """Empty the cache, as a run that starts from a checkpoint has it."""
         self._lit.clear()
 
-    def _cached(self, key: object, direction, means: Tensor, step: int, every: int, draw) -> Tensor:  # type: ignore[no-untyped-def]
+    def _cached(self, key: object, direction, means: Tensor, step: int, every: int, draw: Draw) -> Tensor:  # type: ignore[no-untyped-def]
         known = self._lit.get(key)
         if known is not None and known[0] == means.shape[0] and 0 <= step - known[1] < every:
             return known[2]
-        with torch.no_grad():
-            low, high = means.amin(0), means.amax(0)
-            view = sun_view(torch.tensor(direction), low.cpu(), high.cpu(), CELL_M * self._scale)
-            lit = sunlit(means, draw(view).half_depth(), view, SHARPNESS_PER_M / self._scale, FORGIVEN_M * self._scale)
-        self._lit[key] = (means.shape[0], step, lit)
+        lit = self._drawn(direction, means.detach(), draw)
+        self._lit[key] = (means.shape[0], step, lit.detach())
         return lit
+
+    def _drawn(self, direction, means: Tensor, draw: Draw) -> Tensor:  # type: ignore[no-untyped-def]
+        view = sun_view(torch.tensor(direction), means.amin(0).cpu(), means.amax(0).cpu(), CELL_M * self._scale)
+        middle = means[:, 2].mean()  # squares of small numbers are exact enough
+        heights = means[:, 2] - middle
+        return sunlit(means, draw(torch.stack([heights, heights**2], -1), view), middle, view, self._scale)

@@ -202,11 +202,14 @@ class SkyfallModel(SplatfactoModel):
     def _lit(self, sun: Direction, image: int | None) -> Tensor | None:
         if not self.config.shadows:
             return None
-        means = self.means.detach()
+
+        def draw(heights: Tensor, view: View) -> Rendering:
+            return pick_rasterizer(self.means.device)(self.gaussians(), heights, view)
+
         if image is None:
-            return self.shadows.lit_from(sun, means, self.step, self.render_depth)
-        every = self.config.shadows_every if self.training else 1_000_000
-        return self.shadows.lit_in(image, means, self.step, every, self.render_depth)
+            return self.shadows.lit_from(sun, self.means, self.step, draw)
+        every = self.config.shadows_every if self.training else 1
+        return self.shadows.lit_in(image, self.means, self.step, every, draw)
 
     def render_depth(self, view: View) -> Rendering:
         """Depth and alpha only."""

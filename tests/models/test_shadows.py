@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
+from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
 from skyfall_ns.models.shadows import Shadows, sun_view, sunlit
 
 SCALE = 0.01  # model units per metre
@@ -25,12 +25,13 @@ def tower_on_plane():
     return torch.cat([ground, *walls]) * SCALE, roof.nonzero().flatten()
 
 
-def draw(means):
+def draw(means, opacities=None):
     n = len(means)
+    opacities = torch.full((n,), 0.95) if opacities is None else opacities
     quats = torch.zeros(n, 4)
     quats[:, 0] = 1
-    splats = Gaussians(means, quats, torch.full((n, 3), 0.4 * SCALE), torch.full((n,), 0.95))
-    return lambda view: pick_rasterizer("cpu")(splats, means.new_zeros(n, 0), view)
+    splats = Gaussians(means, quats, torch.full((n, 3), 0.4 * SCALE), opacities)
+    return lambda heights, view: pick_rasterizer("cpu")(splats, heights, view)
 
 
 def test_view_contains_the_box_and_depth_is_positive():
@@ -60,23 +61,52 @@ def test_tower_throws_its_shadow():
 def test_nothing_in_the_way_is_full_sun():
     view = sun_view(torch.tensor([0.0, 0, 1]), torch.zeros(3), torch.ones(3), 0.1)
     empty = torch.zeros(view.height, view.width)
-    torch.testing.assert_close(sunlit(torch.rand(5, 3), empty, view, 40.0, 0.0), torch.ones(5))
+    drawn = Rendering(torch.zeros(view.height, view.width, 2), empty, empty)
+    torch.testing.assert_close(sunlit(torch.rand(5, 3), drawn, torch.tensor(0.5), view, SCALE), torch.ones(5))
+
+
+@pytest.mark.parametrize("cover", [0.0, 0.3, 0.8, 1.0])
+def test_under_a_rim_the_sun_is_what_the_rim_leaves(cover):
+    """A pixel that a roof covers in part: its street is lit by the rest, and the roof by all."""
+    view = sun_view(torch.tensor([0.0, 0, 1]), torch.zeros(3), torch.tensor([1.0, 1.0, 0.3]), 0.1)
+    roof, street = 0.2, 0.0
+    moments = [cover * roof + (1 - cover) * street, cover * roof**2 + (1 - cover) * street**2]
+    alpha = torch.ones(view.height, view.width)
+    drawn = Rendering(torch.tensor(moments).expand(view.height, view.width, 2), alpha, alpha)
+    points = torch.tensor([[0.5, 0.5, street], [0.5, 0.5, roof]])
+    lit = sunlit(points, drawn, torch.tensor(0.0), view, SCALE)
+    torch.testing.assert_close(lit, torch.tensor([1 - cover, 1.0]), atol=0.03, rtol=0)
+
+
+def test_a_shadow_too_long_lowers_the_edge_of_its_roof():
+    """Light that is missed behind a tower takes from its northern rim, not from the rest of its roof."""
+    means, roof = tower_on_plane()
+    sun = (0.0, -(0.5**0.5), 0.5**0.5)
+    opacities = torch.full((len(means),), 0.95, requires_grad=True)
+    lit = Shadows([sun], SCALE).lit_in(0, means, 0, 1, draw(means, opacities))
+    x, y, z = (means / SCALE).unbind(-1)
+    edge = (z < 0.1) & (x.abs() < 4) & (y > 22) & (y < 25)  # the tower's 20 m end at 25 m
+    (1 - lit[edge]).sum().backward()
+    assert opacities.grad is not None
+    x, y, pulled = x[roof], y[roof], opacities.grad[roof]
+    rim, middle, back = (pulled[(x.abs() < 4) & ((y - place).abs() < 0.5)].sum() for place in (4.5, 0, -4.5))
+    assert rim > 0 and rim > 10 * max(abs(middle), abs(back))
 
 
 def test_unknown_suns_shade_nothing_and_caches_follow_the_splats():
     means, _ = tower_on_plane()
     calls = []
 
-    def counted(view):
+    def counted(heights, view):
         calls.append(view)
-        return draw(means)(view)
+        return draw(means)(heights, view)
 
     light = Shadows([None, (0.0, 0.6, 0.8)], SCALE)
     assert light.lit_in(0, means, 0, 10, counted) is None
     for step in (0, 5, 9, 10):
         light.lit_in(1, means, step, 10, counted)
     assert len(calls) == 2
-    assert light.lit_in(1, means[:-1], 10, 10, lambda view: draw(means[:-1])(view)).shape == (len(means) - 1,)
+    assert light.lit_in(1, means[:-1], 10, 10, draw(means[:-1])).shape == (len(means) - 1,)
 
 
 @pytest.mark.parametrize("direction", [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.6, -0.6, 0.53)])

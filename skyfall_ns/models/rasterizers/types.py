@@ -37,10 +37,6 @@ class Rendering:
     info: dict[str, Any] = field(default_factory=dict)
     layers: Float[Tensor, "2 h w"] | None = None
 
-    def half_depth(self) -> Float[Tensor, "h w"]:
-        """Where layers are told: where half of the light has stopped. Else the expected depth."""
-        return self.depth if self.layers is None else self.layers[0]
-
     def sharp_depth(self, apart: float, near: float) -> Float[Tensor, "h w"]:
         """Where layers are told: the half depth, or the deep one where it lies more than `apart` behind, because what
         lets a fifth of the light through to another surface is a rim that reaches too far; and the expected depth where
