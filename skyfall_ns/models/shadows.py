@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skyfall_ns.models.light import Direction
 from skyfall_ns.models.rasterizers import Rendering
 from skyfall_ns.models.view import View
 
@@ -65,41 +66,39 @@ def sunlit(
 
 
 class Shadows:
-    """Which splats the sun of each image reaches, drawn anew now and then."""
+    """Which splats a sun reaches, drawn anew now and then; directions to it are unit vectors in the local frame."""
 
-    def __init__(self, directions: list[tuple[float, float, float] | None], scale: float) -> None:
-        """`directions` are unit vectors to the sun in the local frame, None where unknown (then nothing is shaded);
-        `scale` is model units per metre."""
-        self._directions, self._scale = directions, scale
+    def __init__(self, scale: float) -> None:
+        """`scale` is model units per metre."""
+        self._scale = scale
         self._lit: dict[object, tuple[int, int, Tensor]] = {}
 
-    def lit_in(self, image: int, means: Tensor, step: int, every: int, draw: Draw) -> Float[Tensor, " n"] | None:
+    def lit_in(
+        self, image: int, sun: Direction, means: Tensor, step: int, every: int, draw: Draw
+    ) -> Float[Tensor, " n"]:
         """Sunlight on each splat at an image's date, recomputed when splats have come or gone or `every` steps have
-        passed, and then with gradients to what `draw` draws; None where the sun's place is unknown."""
-        direction = self._directions[image]
-        return None if direction is None else self._cached(image, direction, means, step, every, draw)
+        passed, and then with gradients to what `draw` draws."""
+        return self._cached(image, sun, means, step, every, draw)
 
     @torch.no_grad()
-    def lit_from(
-        self, direction: tuple[float, float, float], means: Tensor, step: int, draw: Draw
-    ) -> Float[Tensor, " n"]:
-        """Sunlight on each splat for any direction to the sun (local frame), without gradients."""
-        return self._cached(direction, direction, means, step, 1, draw)
+    def lit_from(self, sun: Direction, means: Tensor, step: int, draw: Draw) -> Float[Tensor, " n"]:
+        """Sunlight on each splat for any sun, without gradients."""
+        return self._cached(sun, sun, means, step, 1, draw)
 
     def forget(self) -> None:
         """Empty the cache, as a run that starts from a checkpoint has it."""
         self._lit.clear()
 
-    def _cached(self, key: object, direction, means: Tensor, step: int, every: int, draw: Draw) -> Tensor:  # type: ignore[no-untyped-def]
+    def _cached(self, key: object, sun: Direction, means: Tensor, step: int, every: int, draw: Draw) -> Tensor:
         known = self._lit.get(key)
         if known is not None and known[0] == means.shape[0] and 0 <= step - known[1] < every:
             return known[2]
-        lit = self._drawn(direction, means.detach(), draw)
+        lit = self._drawn(sun, means.detach(), draw)
         self._lit[key] = (means.shape[0], step, lit.detach())
         return lit
 
-    def _drawn(self, direction, means: Tensor, draw: Draw) -> Tensor:  # type: ignore[no-untyped-def]
-        view = sun_view(torch.tensor(direction), means.amin(0).cpu(), means.amax(0).cpu(), CELL_M * self._scale)
+    def _drawn(self, sun: Direction, means: Tensor, draw: Draw) -> Tensor:
+        view = sun_view(torch.tensor(sun), means.amin(0).cpu(), means.amax(0).cpu(), CELL_M * self._scale)
         middle = means[:, 2].mean()  # squares of small numbers are exact enough
         heights = means[:, 2] - middle
         return sunlit(means, draw(torch.stack([heights, heights**2], -1), view), middle, view, self._scale)

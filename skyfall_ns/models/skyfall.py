@@ -53,7 +53,7 @@ class SkyfallModel(SplatfactoModel):
         self.looks = Looks(self.on_model.suns, self.config.appearance == "embedding")
         self.look = LookPanel(self.on_model.image_names)  # the viewer shows this name
         self.home = HomeView((self.on_model.scene.box_m - np.array(self.on_model.centre_m)) * self.on_model.scale)
-        self.shadows = Shadows(list(self.on_model.suns), self.on_model.scale)
+        self.shadows = Shadows(self.on_model.scale)
         views = training_views(self.on_model)
         self.shift = ImageShift(views) if self.config.pose_shift else None
         self.camera_optimizer: CameraOptimizer = self.config.camera_optimizer.setup(
@@ -189,27 +189,25 @@ class SkyfallModel(SplatfactoModel):
         self, base: Float[Tensor, "n 3"], look: Look, image: int | None, moves: float = 1.0
     ) -> Float[Tensor, "n 3"]:
         """The light of splats with base colours under a look; `image` tells whose shadows may be reused, `moves`
-        how much of the gradients turns splats."""
+        how much of the gradients turns splats and moves what throws shadows."""
         light = None
         if look.sun is not None and (self.config.shadows or self.config.shading):
             normals = normals_of(damped(self.quats, moves)) if self.config.shading else None
-            light = sunlight(normals, self._lit(look.sun, image), look.sun, look.log_sky.exp())
+            lit = damped(self._lit(look.sun, image), moves) if self.config.shadows else None
+            light = sunlight(normals, lit, look.sun, look.log_sky.exp())
         light = seen(base, light, look)
         if self.looks.appearance is None or look.embedding is None:
             return light
         return self.looks.appearance(base, self.gauss_params["embeddings"], look.embedding)(light)
 
-    def _lit(self, sun: Direction, image: int | None) -> Tensor | None:
-        if not self.config.shadows:
-            return None
-
+    def _lit(self, sun: Direction, image: int | None) -> Tensor:
         def draw(heights: Tensor, view: View) -> Rendering:
             return pick_rasterizer(self.means.device)(self.gaussians(), heights, view)
 
         if image is None:
             return self.shadows.lit_from(sun, self.means, self.step, draw)
         every = self.config.shadows_every if self.training else 1
-        return self.shadows.lit_in(image, self.means, self.step, every, draw)
+        return self.shadows.lit_in(image, sun, self.means, self.step, every, draw)
 
     def render_depth(self, view: View) -> Rendering:
         """Depth and alpha only."""

@@ -47,7 +47,7 @@ def test_view_contains_the_box_and_depth_is_positive():
 def test_tower_throws_its_shadow():
     means, roof = tower_on_plane()
     sun = (0.0, -(0.5**0.5), 0.5**0.5)  # from the south at 45 degrees: the shadow reaches 20 m north of the wall
-    lit = Shadows([sun], SCALE).lit_in(0, means, 0, 10, draw(means))
+    lit = Shadows(SCALE).lit_in(0, sun, means, 0, 10, draw(means))
     x, y, z = (means / SCALE).unbind(-1)
     ground = z < 0.1
     shaded = ground & (x.abs() < 4) & (y > 6.5) & (y < 23)
@@ -83,7 +83,7 @@ def test_a_shadow_too_long_lowers_the_edge_of_its_roof():
     means, roof = tower_on_plane()
     sun = (0.0, -(0.5**0.5), 0.5**0.5)
     opacities = torch.full((len(means),), 0.95, requires_grad=True)
-    lit = Shadows([sun], SCALE).lit_in(0, means, 0, 1, draw(means, opacities))
+    lit = Shadows(SCALE).lit_in(0, sun, means, 0, 1, draw(means, opacities))
     x, y, z = (means / SCALE).unbind(-1)
     edge = (z < 0.1) & (x.abs() < 4) & (y > 22) & (y < 25)  # the tower's 20 m end at 25 m
     (1 - lit[edge]).sum().backward()
@@ -93,7 +93,7 @@ def test_a_shadow_too_long_lowers_the_edge_of_its_roof():
     assert rim > 0 and rim > 10 * max(abs(middle), abs(back))
 
 
-def test_unknown_suns_shade_nothing_and_caches_follow_the_splats():
+def test_caches_follow_the_splats():
     means, _ = tower_on_plane()
     calls = []
 
@@ -101,12 +101,11 @@ def test_unknown_suns_shade_nothing_and_caches_follow_the_splats():
         calls.append(view)
         return draw(means)(heights, view)
 
-    light = Shadows([None, (0.0, 0.6, 0.8)], SCALE)
-    assert light.lit_in(0, means, 0, 10, counted) is None
+    light, sun = Shadows(SCALE), (0.0, 0.6, 0.8)
     for step in (0, 5, 9, 10):
-        light.lit_in(1, means, step, 10, counted)
+        light.lit_in(1, sun, means, step, 10, counted)
     assert len(calls) == 2
-    assert light.lit_in(1, means[:-1], 10, 10, draw(means[:-1])).shape == (len(means) - 1,)
+    assert light.lit_in(1, sun, means[:-1], 10, 10, draw(means[:-1])).shape == (len(means) - 1,)
 
 
 @pytest.mark.parametrize("direction", [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.6, -0.6, 0.53)])

@@ -127,9 +127,11 @@ def nodes(trainer):
 
 
 def shown(markdown):
-    """Render and refined image."""
-    data = [base64.b64decode(part.split(")")[0]) for part in markdown.split("base64,")[1:]]
-    return np.array([cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for d in data], int)
+    """Render and refined image, which stand side by side."""
+    data = base64.b64decode(markdown.split("base64,")[1].split(")")[0])
+    pair = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+    width = (pair.shape[1] - GAP_PX) // 2
+    return np.array([pair[:, :width], pair[:, -width:]])
 
 
 def eventually(holds):
