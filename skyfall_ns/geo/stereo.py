@@ -293,4 +293,5 @@ def _without_speckles(height, confidence, seen, cells: int):
     if wrong.sum() == seen.sum():
         return height, confidence
     nearest = distance_transform_edt(marked == unknown, return_distances=False, return_indices=True)
-    return np.where(wrong, height[tuple(nearest)], height), np.where(wrong, 0.1 * confidence, confidence)
+    rows, columns = np.asarray(nearest)
+    return np.where(wrong, height[rows, columns], height), np.where(wrong, 0.1 * confidence, confidence)
