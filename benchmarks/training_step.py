@@ -86,7 +86,7 @@ def watch(parts: Parts, trainer) -> None:
     parts.watch(_FusedSsim, "backward", "SSIM and L1")
     parts.watch(losses, "photometric_loss", "SSIM and L1")
     parts.watch(model, "surface_losses", "surface term around its drawing")
-    parts.watch(model.sunlight, "_cached", "shadows around their drawing")
+    parts.watch(model.shadows, "_cached", "shadows around their drawing")
     parts.watch(model.strategy, "step_pre_backward", "densification")
     parts.watch(model, "get_metrics_dict", "metrics")
     parts.watch(model, "get_outputs", "colours, scales, background")

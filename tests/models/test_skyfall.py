@@ -392,6 +392,25 @@ def test_free_pinholes_agree_with_the_nadir_view(model):
     assert (colors - parallel.color)[inside].abs().mean() < 0.01
 
 
+def test_shadows_teach_what_throws_them(model):
+    """Only in a step that draws them, and only by the share that a view may move."""
+    model.config.shading, model.config.shadows_every = False, 5
+
+    def pulled(step, moves=1.0):
+        model.step = step
+        model.zero_grad(set_to_none=True)
+        base = model.base_colors().detach()
+        model.seen_light(base, model.looks.of(0), 0, moves).sum().backward()
+        grad = model.gauss_params["opacities"].grad
+        return torch.zeros(()) if grad is None else grad
+
+    model.shadows.forget()
+    whole = pulled(0)
+    assert whole.abs().max() > 0
+    assert not pulled(4).any()
+    torch.testing.assert_close(pulled(5, moves=0.25), 0.25 * whole)
+
+
 def test_made_up_views_colour_splats_and_do_not_move_them(model, pipeline):
     """A picture that was made up says nothing of places: neither gradients nor growth come of it."""
     camera, batch = pipeline.datamanager.next_train(0)
