@@ -131,7 +131,7 @@ def test_training_keeps_nothing_of_rendering(city_scene, tmp_path):
     kept, losses = [], IduPipeline.get_train_loss_dict
 
     def noting(pipeline, step):
-        kept.append(len(pipeline.model.shadows._lit))
+        kept.append(len(pipeline.model.shadows._maps))
         return losses(pipeline, step)
 
     with patch.object(IduPipeline, "get_train_loss_dict", noting):

@@ -62,6 +62,8 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """Shade splats by the shadows of each image's date, where the sun's place is known."""
     shadows_every: int = 1
     """Steps after which an image's shadows are drawn anew; a step that draws them also moves what throws them."""
+    pixel_shadows: bool = True
+    """Ask for each pixel of smooth ground whether the sun reaches it, not only for each splat."""
     growth: Literal["none", "default", "relocate"] = "default"
     """How splats come and go: not at all; split, duplicated and pruned as gsplat's default strategy does; or faint ones
     moved onto opaque ones, their number constant (3DGS-MCMC)."""

@@ -9,6 +9,7 @@ and how dark an image is at a shadow's edge moves the roof that throws it.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -46,59 +47,72 @@ def sun_view(direction: Float[Tensor, "3"], low: Float[Tensor, "3"], high: Float
     return View(camera, intrinsics, width, height, "parallel")
 
 
-def sunlit(
-    points: Float[Tensor, "n 3"], drawn: Rendering, middle: Float[Tensor, ""], view: View, per_m: float
-) -> Float[Tensor, " n"]:
-    """Share of the sun that reaches each point, 0..1: 1 outside the sun's picture and where it holds no surface.
+@dataclass(frozen=True)
+class SunMap:
+    """What the sun sees of the splats: `moments` are heights above `middle` and their squares, both times alpha, and
+    alpha; `per_m` is model units per metre."""
 
-    `drawn` has heights above `middle` and their squares as its colours; `per_m` is model units per metre. Gradients
-    flow to the map, not to the points."""
-    points = points.detach()
-    camera, k = view.camera_from_model.to(points), view.intrinsics.to(points)
-    pixels = (points @ camera[:2, :3].T + camera[:2, 3]) @ k[:2, :2].T + k[:2, 2]
-    places = 2 * pixels / pixels.new_tensor([view.width, view.height]) - 1
-    maps = torch.cat([drawn.color, drawn.alpha[..., None]], -1).movedim(-1, 0)
-    read = torch.nn.functional.grid_sample(maps[None], places[None, None], align_corners=False)[0, :, 0]
-    height, square = read[:2] / read[2].clamp_min(FAINTEST)
-    variance = (square - height**2).clamp_min(0) + (THICKNESS_M * per_m) ** 2
-    below = torch.relu(height - (points[:, 2] - middle) - FORGIVEN_M * per_m)
-    return 1 - read[2] * below**2 / (variance + below**2)
+    moments: Float[Tensor, "3 h w"]
+    middle: Float[Tensor, ""]
+    view: View
+    per_m: float
+
+    def lit(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """Share of the sun that reaches each point (model space), 0..1: 1 outside the map and where it holds no
+        surface. Gradients flow to the map, not to the points."""
+        points = points.detach()
+        camera, k = self.view.camera_from_model.to(points), self.view.intrinsics.to(points)
+        pixels = (points @ camera[:2, :3].T + camera[:2, 3]) @ k[:2, :2].T + k[:2, 2]
+        places = 2 * pixels / pixels.new_tensor([self.view.width, self.view.height]) - 1
+        read = torch.nn.functional.grid_sample(self.moments[None], places[None, None], align_corners=False)[0, :, 0]
+        height, square = read[:2] / read[2].clamp_min(FAINTEST)
+        variance = (square - height**2).clamp_min(0) + (THICKNESS_M * self.per_m) ** 2
+        below = torch.relu(height - (points[:, 2] - self.middle) - FORGIVEN_M * self.per_m)
+        return 1 - read[2] * below**2 / (variance + below**2)
+
+    def detach(self) -> "SunMap":
+        """The same map without gradients."""
+        return replace(self, moments=self.moments.detach())
+
+
+def draw_sun_map(sun: Direction, means: Float[Tensor, "n 3"], per_m: float, draw: Draw) -> SunMap:
+    """The map of splats from a sun (unit vector in the local frame), with gradients to what `draw` draws."""
+    means = means.detach()
+    view = sun_view(torch.tensor(sun), means.amin(0).cpu(), means.amax(0).cpu(), CELL_M * per_m)
+    middle = means[:, 2].mean()  # squares of small numbers are exact enough
+    heights = means[:, 2] - middle
+    drawn = draw(torch.stack([heights, heights**2], -1), view)
+    return SunMap(torch.cat([drawn.color, drawn.alpha[..., None]], -1).movedim(-1, 0), middle, view, per_m)
 
 
 class Shadows:
-    """Which splats a sun reaches, drawn anew now and then; directions to it are unit vectors in the local frame."""
+    """The sun's maps, drawn anew now and then."""
 
     def __init__(self, scale: float) -> None:
         """`scale` is model units per metre."""
         self._scale = scale
-        self._lit: dict[object, tuple[int, int, Tensor]] = {}
+        self._maps: dict[object, tuple[int, int, SunMap]] = {}
 
-    def lit_in(
-        self, image: int, sun: Direction, means: Tensor, step: int, every: int, draw: Draw
-    ) -> Float[Tensor, " n"]:
-        """Sunlight on each splat at an image's date, recomputed when splats have come or gone or `every` steps have
-        passed, and then with gradients to what `draw` draws."""
+    def of_image(self, image: int, sun: Direction, means: Tensor, step: int, every: int, draw: Draw) -> SunMap:
+        """The map of an image's sun, drawn again when splats have come or gone or `every` steps have passed, and then
+        with gradients to what `draw` draws."""
         return self._cached(image, sun, means, step, every, draw)
 
     @torch.no_grad()
-    def lit_from(self, sun: Direction, means: Tensor, step: int, draw: Draw) -> Float[Tensor, " n"]:
-        """Sunlight on each splat for any sun, without gradients."""
+    def of_sun(self, sun: Direction, means: Tensor, step: int, draw: Draw) -> SunMap:
+        """The map of any sun, without gradients."""
         return self._cached(sun, sun, means, step, 1, draw)
 
     def forget(self) -> None:
         """Empty the cache, as a run that starts from a checkpoint has it."""
-        self._lit.clear()
+        self._maps.clear()
 
-    def _cached(self, key: object, sun: Direction, means: Tensor, step: int, every: int, draw: Draw) -> Tensor:
-        known = self._lit.get(key)
+    def _cached(self, key: object, sun: Direction, means: Tensor, step: int, every: int, draw: Draw) -> SunMap:
+        known = self._maps.get(key)
         if known is not None and known[0] == means.shape[0] and 0 <= step - known[1] < every:
             return known[2]
-        lit = self._drawn(sun, means.detach(), draw)
-        self._lit[key] = (means.shape[0], step, lit.detach())
-        return lit
-
-    def _drawn(self, sun: Direction, means: Tensor, draw: Draw) -> Tensor:
-        view = sun_view(torch.tensor(sun), means.amin(0).cpu(), means.amax(0).cpu(), CELL_M * self._scale)
-        middle = means[:, 2].mean()  # squares of small numbers are exact enough
-        heights = means[:, 2] - middle
-        return sunlit(means, draw(torch.stack([heights, heights**2], -1), view), middle, view, self._scale)
+        if every <= 1:
+            self._maps.clear()  # no other map will be asked for again: maps of large scenes are large
+        drawn = draw_sun_map(sun, means, self._scale, draw)
+        self._maps[key] = (means.shape[0], step, drawn.detach())
+        return drawn

@@ -28,8 +28,9 @@ from skyfall_ns.models.home import HomeView
 from skyfall_ns.models.light import Direction, Look, Looks, encode, normals_of, picture, seen, sunlight
 from skyfall_ns.models.metrics import halves, image_scores
 from skyfall_ns.models.panel import LookPanel
+from skyfall_ns.models.pixel_shadows import sharpened
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
-from skyfall_ns.models.shadows import Shadows
+from skyfall_ns.models.shadows import Shadows, SunMap
 from skyfall_ns.models.shear import shear_loss, sheared
 from skyfall_ns.models.shift import ImageShift, shifted
 from skyfall_ns.models.start import start_splats
@@ -173,7 +174,11 @@ class SkyfallModel(SplatfactoModel):
         `moves`: part of the gradients that reaches more than colours."""
         if look is None:
             look = self.looks.canonical(sun) if image is None else self.looks.of(image)
-        light = self.seen_light(self.base_colors(view), look, image, moves)
+        sun_map = self._sun_map(look, image, moves)
+        lit = None if sun_map is None else sun_map.lit(self.means)
+        colors = self.seen_light(self.base_colors(view), look, lit, moves)
+        if lit is not None and self.config.pixel_shadows:
+            colors = torch.cat([colors, lit[:, None]], -1)
         splats = self.gaussians(keep)
         if moves < 1:
             splats = Gaussians(*(damped(getattr(splats, f.name), moves) for f in fields(splats)))
@@ -182,32 +187,40 @@ class SkyfallModel(SplatfactoModel):
             means = shifted(means, view, self.shift(image))
         bent = Gaussians(means, splats.quats, splats.scales, splats.opacities)
         draw = pick_rasterizer(self.means.device)
-        drawn = draw(bent, light if keep is None else light[keep], view, absgrad=absgrad)
-        return replace(drawn, color=picture(drawn.color, drawn.alpha))
+        drawn = draw(bent, colors if keep is None else colors[keep], view, absgrad=absgrad)
+        light = drawn.color[..., :3]
+        if sun_map is not None and self.config.pixel_shadows:
+            light = sharpened(light, drawn.color[..., 3], drawn, view, sun_map, look)
+        return replace(drawn, color=picture(light, drawn.alpha))
 
     def seen_light(
-        self, base: Float[Tensor, "n 3"], look: Look, image: int | None, moves: float = 1.0
+        self, base: Float[Tensor, "n 3"], look: Look, lit: Float[Tensor, " n"] | None, moves: float = 1.0
     ) -> Float[Tensor, "n 3"]:
-        """The light of splats with base colours under a look; `image` tells whose shadows may be reused, `moves`
-        how much of the gradients turns splats and moves what throws shadows."""
+        """The light of splats with base colours under a look; `lit` is the sunlight on them (None: all of it), `moves`
+        how much of the gradients turns splats."""
         light = None
-        if look.sun is not None and (self.config.shadows or self.config.shading):
+        if look.sun is not None and (lit is not None or self.config.shading):
             normals = normals_of(damped(self.quats, moves)) if self.config.shading else None
-            lit = damped(self._lit(look.sun, image), moves) if self.config.shadows else None
             light = sunlight(normals, lit, look.sun, look.log_sky.exp())
         light = seen(base, light, look)
         if self.looks.appearance is None or look.embedding is None:
             return light
         return self.looks.appearance(base, self.gauss_params["embeddings"], look.embedding)(light)
 
-    def _lit(self, sun: Direction, image: int | None) -> Tensor:
+    def _sun_map(self, look: Look, image: int | None, moves: float) -> SunMap | None:
+        """What throws shadows under a look; None where nothing does. `image` tells whose map may be reused, `moves` how
+        much of the gradients reaches what throws them."""
+        if look.sun is None or not self.config.shadows:
+            return None
+
         def draw(heights: Tensor, view: View) -> Rendering:
             return pick_rasterizer(self.means.device)(self.gaussians(), heights, view)
 
         if image is None:
-            return self.shadows.lit_from(sun, self.means, self.step, draw)
+            return self.shadows.of_sun(look.sun, self.means, self.step, draw)
         every = self.config.shadows_every if self.training else 1
-        return self.shadows.lit_in(image, sun, self.means, self.step, every, draw)
+        drawn = self.shadows.of_image(image, look.sun, self.means, self.step, every, draw)
+        return replace(drawn, moments=damped(drawn.moments, moves))
 
     def render_depth(self, view: View) -> Rendering:
         """Depth and alpha only."""

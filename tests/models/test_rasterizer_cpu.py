@@ -70,7 +70,7 @@ def both(gaussians, colors, view, seed=1):
     expected = [t.grad for t in theirs]
     absolute = per_pixel.grad.abs().sum((1, 2))
     mine = leaves(gaussians, colors, torch.float32)
-    result = pick_rasterizer("cpu")(Gaussians(*mine[:4]), mine[4], view, absgrad=colors.shape[1] <= 3)
+    result = pick_rasterizer("cpu")(Gaussians(*mine[:4]), mine[4], view, absgrad=colors.shape[1] <= 4)
     _loss([result.color, result.depth, result.alpha], weights).backward()
     got = [t.grad for t in mine]
     info = result.info["means2d"]

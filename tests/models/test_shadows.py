@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
-from skyfall_ns.models.shadows import Shadows, sun_view, sunlit
+from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
+from skyfall_ns.models.shadows import Shadows, SunMap, draw_sun_map, sun_view
 
 SCALE = 0.01  # model units per metre
 
@@ -47,7 +47,7 @@ def test_view_contains_the_box_and_depth_is_positive():
 def test_tower_throws_its_shadow():
     means, roof = tower_on_plane()
     sun = (0.0, -(0.5**0.5), 0.5**0.5)  # from the south at 45 degrees: the shadow reaches 20 m north of the wall
-    lit = Shadows(SCALE).lit_in(0, sun, means, 0, 10, draw(means))
+    lit = draw_sun_map(sun, means, SCALE, draw(means)).lit(means)
     x, y, z = (means / SCALE).unbind(-1)
     ground = z < 0.1
     shaded = ground & (x.abs() < 4) & (y > 6.5) & (y < 23)
@@ -60,9 +60,8 @@ def test_tower_throws_its_shadow():
 
 def test_nothing_in_the_way_is_full_sun():
     view = sun_view(torch.tensor([0.0, 0, 1]), torch.zeros(3), torch.ones(3), 0.1)
-    empty = torch.zeros(view.height, view.width)
-    drawn = Rendering(torch.zeros(view.height, view.width, 2), empty, empty)
-    torch.testing.assert_close(sunlit(torch.rand(5, 3), drawn, torch.tensor(0.5), view, SCALE), torch.ones(5))
+    empty = SunMap(torch.zeros(3, view.height, view.width), torch.tensor(0.5), view, SCALE)
+    torch.testing.assert_close(empty.lit(torch.rand(5, 3)), torch.ones(5))
 
 
 @pytest.mark.parametrize("cover", [0.0, 0.3, 0.8, 1.0])
@@ -70,11 +69,10 @@ def test_under_a_rim_the_sun_is_what_the_rim_leaves(cover):
     """A pixel that a roof covers in part: its street is lit by the rest, and the roof by all."""
     view = sun_view(torch.tensor([0.0, 0, 1]), torch.zeros(3), torch.tensor([1.0, 1.0, 0.3]), 0.1)
     roof, street = 0.2, 0.0
-    moments = [cover * roof + (1 - cover) * street, cover * roof**2 + (1 - cover) * street**2]
-    alpha = torch.ones(view.height, view.width)
-    drawn = Rendering(torch.tensor(moments).expand(view.height, view.width, 2), alpha, alpha)
+    moments = [cover * roof + (1 - cover) * street, cover * roof**2 + (1 - cover) * street**2, 1.0]
+    everywhere = torch.tensor(moments)[:, None, None].expand(3, view.height, view.width)
     points = torch.tensor([[0.5, 0.5, street], [0.5, 0.5, roof]])
-    lit = sunlit(points, drawn, torch.tensor(0.0), view, SCALE)
+    lit = SunMap(everywhere, torch.tensor(0.0), view, SCALE).lit(points)
     torch.testing.assert_close(lit, torch.tensor([1 - cover, 1.0]), atol=0.03, rtol=0)
 
 
@@ -83,7 +81,7 @@ def test_a_shadow_too_long_lowers_the_edge_of_its_roof():
     means, roof = tower_on_plane()
     sun = (0.0, -(0.5**0.5), 0.5**0.5)
     opacities = torch.full((len(means),), 0.95, requires_grad=True)
-    lit = Shadows(SCALE).lit_in(0, sun, means, 0, 1, draw(means, opacities))
+    lit = draw_sun_map(sun, means, SCALE, draw(means, opacities)).lit(means)
     x, y, z = (means / SCALE).unbind(-1)
     edge = (z < 0.1) & (x.abs() < 4) & (y > 22) & (y < 25)  # the tower's 20 m end at 25 m
     (1 - lit[edge]).sum().backward()
@@ -99,13 +97,23 @@ def test_caches_follow_the_splats():
 
     def counted(heights, view):
         calls.append(view)
-        return draw(means)(heights, view)
+        return draw(means[: len(heights)])(heights, view)
 
-    light, sun = Shadows(SCALE), (0.0, 0.6, 0.8)
+    shadows, sun = Shadows(SCALE), (0.0, 0.6, 0.8)
     for step in (0, 5, 9, 10):
-        light.lit_in(1, sun, means, step, 10, counted)
+        shadows.of_image(1, sun, means, step, 10, counted)
     assert len(calls) == 2
-    assert light.lit_in(1, sun, means[:-1], 10, 10, draw(means[:-1])).shape == (len(means) - 1,)
+    shadows.of_image(1, sun, means[:-1], 10, 10, counted)
+    assert len(calls) == 3
+
+
+def test_maps_that_nobody_will_ask_for_are_dropped():
+    """Maps of a large scene are large: those drawn each step are kept until the next one."""
+    means, _ = tower_on_plane()
+    shadows = Shadows(SCALE)
+    for image in range(3):
+        shadows.of_image(image, (0.0, 0.6, 0.8), means, image, 1, draw(means))
+    assert len(shadows._maps) == 1
 
 
 @pytest.mark.parametrize("direction", [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.6, -0.6, 0.53)])

@@ -20,7 +20,7 @@ from skyfall_ns.models.rasterizers.types import EPS_2D, FAR, NEAR, Gaussians, Re
 # Kernels run one at a time: a viewer's thread may ask for a picture while training draws, and Numba's fallback
 # threading layer aborts on concurrent calls. A forked child must not call them; use spawn.
 _ONE_AT_A_TIME = threading.Lock()
-_CHANNELS = 3  # drawn in one go
+_CHANNELS = 4  # drawn in one go
 
 
 class CpuRasterizer:
@@ -29,9 +29,11 @@ class CpuRasterizer:
     def __call__(
         self, gaussians: Gaussians, colors: Float[Tensor, "n c"], view: ViewLike, *, absgrad: bool = False
     ) -> Rendering:
+        if len(colors) != len(gaussians.means):
+            raise ValueError(f"colors for {len(colors)} of {len(gaussians.means)} Gaussians: give one row for each")
         if absgrad and colors.shape[1] > _CHANNELS:
             raise ValueError(
-                "absolute gradients are summed per pixel over all channels: draw at most three with absgrad"
+                "absolute gradients are summed per pixel over all channels: draw at most four with absgrad"
             )
         probe = torch.empty(1, gaussians.means.shape[0], 2, requires_grad=torch.is_grad_enabled())
         camera = _Camera(view)
@@ -92,6 +94,11 @@ def _rows(tensor: Tensor, columns: int | None = None) -> np.ndarray:
     return padded
 
 
+def _columns(colors: Tensor) -> int:
+    """Colours as the kernels count them: three, or four."""
+    return max(colors.shape[1], 3)
+
+
 class _Lists:
     """Footprints and tile lists of one view."""
 
@@ -133,7 +140,7 @@ class _Picture:
 
 
 class _Rasterize(torch.autograd.Function):
-    """(means, quats, scales, opacities, up to three colours, probe) -> colours [h, w, c], expected depth, alpha, radii
+    """(means, quats, scales, opacities, up to four colours, probe) -> colours [h, w, c], expected depth, alpha, radii
     and, where no gradients are wanted, layers. The probe carries the centres out and their gradients back, as
     gsplat's means2d does."""
 
@@ -152,7 +159,7 @@ class _Rasterize(torch.autograd.Function):
         arrays, n = tuple(_rows(t) for t in (means, quats, scales, opacities)), means.shape[0]
         keep = probe.requires_grad  # gradients are enabled: parameters ask for them even where they are not
         with _ONE_AT_A_TIME:
-            lists = _Lists(camera, arrays, _rows(colors, _CHANNELS))
+            lists = _Lists(camera, arrays, _rows(colors, _columns(colors)))
             picture = _Picture(camera, lists, colors.shape[1], keep)
         probe.data[0] = torch.from_numpy(lists.centres[:n])
         if keep:
@@ -175,7 +182,7 @@ class _Rasterize(torch.autograd.Function):
         )
         n, rows = ctx.inputs[0].shape[0], len(arrays[0])
         records = _room(lists.first_record[-1], cpu_blend_back.RECORD)
-        out = [np.empty_like(a) for a in arrays] + [np.empty((rows, _CHANNELS), np.float32)]
+        out = [np.empty_like(a) for a in arrays] + [np.empty((rows, _columns(ctx.inputs[4])), np.float32)]
         centres = np.empty((rows, 2), np.float32)
         absolute = np.empty((rows if ctx.absgrad else 0, 2), np.float32)
         with _ONE_AT_A_TIME:

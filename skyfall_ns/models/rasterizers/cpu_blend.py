@@ -17,6 +17,7 @@ from skyfall_ns.models.rasterizers.cpu_footprint import (
     CENTRE_Y,
     DEPTH,
     FOOTPRINT,
+    FOURTH,
     GREEN,
     K1,
     K2,
@@ -51,6 +52,7 @@ TILE_BLOCKS = BLOCKS * BLOCKS
 ALPHA_MAX = 0.999
 STOP = 1e-4
 LEFT, C_RED, C_GREEN, C_BLUE, C_DEPTH, HALF, DEEP, STATES = range(8)
+FOURTHS = TILE_BLOCKS * STATES * PIXELS  # where a tile's state has its fourth colours, block after block
 _BYTES = np.array([sum(1 << (BLOCKS * row) for row in range(rows)) for rows in range(BLOCKS + 1)], np.uint64)
 _BINS = 512
 _AHEAD = 4  # entries; the cache needs about as long to fetch what the next ones read
@@ -105,13 +107,14 @@ def offsets(shape, places, columns, rows, block):
 
 
 @njit(cache=True, forceinline=True)
-def _blend_gaussian(footprints, gaussian, mask, column, row, places, state, bits, pair, layered):
+def _blend_gaussian(footprints, gaussian, mask, column, row, places, state, bits, pair, layered, four):
     """One Gaussian over its blocks: (blocks in which it took part, blocks that are full now, next pair)."""
     shape, columns, rows = footprint_lanes(footprints, gaussian, column, row)
     place = gaussian * FOOTPRINT
     reach, opacity = splat(at(footprints, place + REACH)), splat(at(footprints, place + OPACITY))
     red, green = splat(at(footprints, place + RED)), splat(at(footprints, place + GREEN))
     blue, depth = splat(at(footprints, place + BLUE)), splat(at(footprints, place + DEPTH))
+    extra = splat(at(footprints, place + FOURTH))
     took, full = np.uint64(0), np.uint64(0)
     while mask:
         block = lowest_bit(mask)
@@ -136,6 +139,9 @@ def _blend_gaussian(footprints, gaussian, mask, column, row, places, state, bits
         store(state, here + 2 * PIXELS, fma(weight, green, load(state, here + 2 * PIXELS)))
         store(state, here + 3 * PIXELS, fma(weight, blue, load(state, here + 3 * PIXELS)))
         store(state, here + 4 * PIXELS, fma(weight, depth, load(state, here + 4 * PIXELS)))
+        if four:
+            there = FOURTHS + block * PIXELS
+            store(state, there, fma(weight, extra, load(state, there)))
         which = bits_of(passed)
         if not layered:
             bits[pair] = which
@@ -171,8 +177,10 @@ def _finish(state, column, row, color, depth, alpha, remains, layers):
             here = block * STATES * PIXELS + y % SIDE * SIDE + x % SIDE
             left = abs(state[here])
             drawn = np.float32(1.0) - left
-            for channel in range(color.shape[2]):
+            for channel in range(min(color.shape[2], 3)):
                 color[y, x, channel] = state[here + (1 + channel) * PIXELS]
+            if color.shape[2] == 4:
+                color[y, x, 3] = state[FOURTHS + block * PIXELS + y % SIDE * SIDE + x % SIDE]
             expected = state[here + C_DEPTH * PIXELS] / drawn if drawn > 0 else np.float32(0.0)
             depth[y, x], alpha[y, x], remains[y, x] = expected, drawn, left
             if layers.shape[1]:
@@ -193,9 +201,9 @@ def _blend_tiles(
     used, color, depth, alpha, remains, layers,
 ):  # fmt: skip
     height, width = alpha.shape
-    layered = layers.shape[1] > 0
+    layered, four = layers.shape[1] > 0, color.shape[2] == 4
     keys, other, bins = np.empty(longest, np.uint64), np.empty(longest, np.uint64), np.empty(_BINS, np.int64)
-    near, state = np.empty(longest, np.uint32), room(TILE_BLOCKS * STATES * PIXELS)
+    near, state = np.empty(longest, np.uint32), room(FOURTHS + four * TILE_BLOCKS * PIXELS)
     places = room(PLACES.size)
     places[:] = PLACES
     tile = claim(counter)
@@ -211,7 +219,7 @@ def _blend_tiles(
             prefetch(footprints, np.int64(of_gaussian[min(entry + _AHEAD, end - 1)]) * FOOTPRINT, 0)
             mask = block_mask(footprints, gaussian, column, row) & open_blocks
             part, full, pair = _blend_gaussian(
-                footprints, gaussian, mask, column, row, places, state, bits, pair, layered
+                footprints, gaussian, mask, column, row, places, state, bits, pair, layered, four
             )
             open_blocks &= ~full
             if not layered:
@@ -226,7 +234,7 @@ def blend(
     threads, footprints, columns, first_entry, first_pair, of_gaussian, first_record, of_record, took, bits, used,
     color, depth, alpha, remains, layers,
 ):  # fmt: skip
-    """Draw all tiles: `color` [h, w, up to 3], `depth` (expected), `alpha` and `remains` (the transmittance) [h, w];
+    """Draw all tiles: `color` [h, w, up to 4], `depth` (expected), `alpha` and `remains` (the transmittance) [h, w];
     lists of Gaussians are put in order. With `layers` [2, h, w] the half and deep depths are told (see Rendering);
     with `layers` [2, 0, 0], what the way back asks for: each entry's record, the blocks in which it took part, lanes of
     those pairs (from the tile's first pair on), and how many pairs each tile used."""

@@ -22,7 +22,7 @@ from skyfall_ns.models.rasterizers.cpu_blend import (
     footprint_lanes,
     offsets,
 )
-from skyfall_ns.models.rasterizers.cpu_footprint import BLUE, DEPTH, FOOTPRINT, GREEN, OPACITY, RED
+from skyfall_ns.models.rasterizers.cpu_footprint import BLUE, DEPTH, FOOTPRINT, FOURTH, GREEN, OPACITY, RED
 from skyfall_ns.models.rasterizers.cpu_tiles import BLOCKS
 from skyfall_ns.models.rasterizers.lanes import (
     at,
@@ -46,10 +46,11 @@ from skyfall_ns.models.rasterizers.lanes import (
 
 RECORD = 16
 # sums of a record; G = dL/d(exponent), exponent = ln 2 (u² + v²)
-S_U, S_V, S_UU, S_UV, S_VV, S_OPACITY, S_DEPTH, S_RED, S_GREEN, S_BLUE, S_X, S_Y = range(12)
+S_U, S_V, S_UU, S_UV, S_VV, S_OPACITY, S_DEPTH, S_RED, S_GREEN, S_BLUE, S_FOURTH, S_X, S_Y = range(13)
 TWO_LN2 = 2.0 * math.log(2.0)
 _STATES = 7  # dL/d(red, green, blue, weighted depth, alpha), transmittance, worth of what lies behind
 _LEFT, _BEHIND = 5 * PIXELS, 6 * PIXELS
+_FOURTHS = TILE_BLOCKS * _STATES * PIXELS  # dL/d(fourth colour), block after block
 _ONE = np.uint64(1)
 _AHEAD = 4  # entries; the cache needs about as long to fetch what the next ones read and write
 
@@ -67,8 +68,10 @@ def _begin(state, column, row, d_color, d_depth, d_alpha, depth, remains):
             left = remains[y, x]
             state[here + _LEFT] = left
             if d_color.shape[0]:
-                for channel in range(d_color.shape[2]):
+                for channel in range(min(d_color.shape[2], 3)):
                     state[here + channel * PIXELS] = d_color[y, x, channel]
+                if d_color.shape[2] == 4:
+                    state[_FOURTHS + block * PIXELS + y % SIDE * SIDE + x % SIDE] = d_color[y, x, 3]
             d_drawn = d_alpha[y, x] if d_alpha.shape[0] else np.float32(0.0)
             if d_depth.shape[0] and left < 1:
                 d_weighted = d_depth[y, x] / (np.float32(1.0) - left)
@@ -78,16 +81,16 @@ def _begin(state, column, row, d_color, d_depth, d_alpha, depth, remains):
 
 
 @njit(cache=True, forceinline=True)
-def _gather(footprints, gaussian, mask, column, row, places, state, bits, pair, absgrad, records, record):
+def _gather(footprints, gaussian, mask, column, row, places, state, bits, pair, absgrad, four, records, record):
     """One Gaussian over its blocks of a tile: leave its sums, step the blocks' state one Gaussian back."""
     shape, columns, rows = footprint_lanes(footprints, gaussian, column, row)
     place = gaussian * FOOTPRINT
     opacity, depth = splat(at(footprints, place + OPACITY)), splat(at(footprints, place + DEPTH))
     red, green = splat(at(footprints, place + RED)), splat(at(footprints, place + GREEN))
-    blue = splat(at(footprints, place + BLUE))
+    blue, fourth = splat(at(footprints, place + BLUE)), splat(at(footprints, place + FOURTH))
     zero = splat(0.0)
     su, sv, suu, suv, svv, so, sz = zero, zero, zero, zero, zero, zero, zero
-    sr, sg, sb, sx, sy = zero, zero, zero, zero, zero
+    sr, sg, sb, sf, sx, sy = zero, zero, zero, zero, zero, zero
     while mask:
         block = lowest_bit(mask)
         mask &= mask - _ONE
@@ -103,13 +106,15 @@ def _gather(footprints, gaussian, mask, column, row, places, state, bits, pair, 
         left, behind = load(state, here + _LEFT), load(state, here + _BEHIND)
         before = quotient(left, 1.0 - alpha)
         worth = fma(d_red, red, fma(d_green, green, d_alpha)) + fma(d_blue, blue, d_depth * depth)
+        d_fourth = load(state, _FOURTHS + block * PIXELS) if four else zero
+        worth = fma(d_fourth, fourth, worth)
         ahead = worth - behind
         store(state, here + _LEFT, choose(passed, before, left))
         store(state, here + _BEHIND, choose(passed, fma(alpha, ahead, behind), behind))
         weight = choose(passed, alpha * before, 0.0)
         slope = choose(passed & (full <= ALPHA_MAX), before * ahead, 0.0)
         sr, sg, sb = fma(weight, d_red, sr), fma(weight, d_green, sg), fma(weight, d_blue, sb)
-        sz = fma(weight, d_depth, sz)
+        sz, sf = fma(weight, d_depth, sz), fma(weight, d_fourth, sf)
         slope = slope * choose(passed, fall, 0.0)
         so = so + slope
         g = slope * opacity
@@ -120,9 +125,9 @@ def _gather(footprints, gaussian, mask, column, row, places, state, bits, pair, 
             sx = sx + magnitude(shape[0] * gu)
             sy = sy + magnitude(fma(shape[1], gu, shape[2] * gv))
     if absgrad:
-        store(records, record * RECORD, totals((su, sv, suu, suv, svv, so, sz, sr, sg, sb, sx, sy)))
+        store(records, record * RECORD, totals((su, sv, suu, suv, svv, so, sz, sr, sg, sb, sf, sx, sy)))
     else:
-        store(records, record * RECORD, totals((su, sv, suu, suv, svv, so, sz, sr, sg, sb)))
+        store(records, record * RECORD, totals((su, sv, suu, suv, svv, so, sz, sr, sg, sb, sf)))
 
 
 @njit(cache=True, error_model="numpy")
@@ -130,7 +135,8 @@ def _back_tiles(
     counter, footprints, columns, first_entry, first_pair, of_gaussian, of_record, took, bits, used, depth, remains,
     d_color, d_depth, d_alpha, absgrad, records,
 ):  # fmt: skip
-    state, places = room(TILE_BLOCKS * _STATES * PIXELS), room(PLACES.size)
+    four = d_color.shape[0] > 0 and d_color.shape[2] == 4
+    state, places = room(_FOURTHS + four * TILE_BLOCKS * PIXELS), room(PLACES.size)
     places[:] = PLACES
     tile = claim(counter)
     while tile < first_entry.shape[0] - 1:
@@ -147,7 +153,7 @@ def _back_tiles(
                 store(records, record * RECORD, 0.0)
                 continue
             pair -= count_bits(mask)
-            _gather(footprints, gaussian, mask, column, row, places, state, bits, pair, absgrad, records, record)
+            _gather(footprints, gaussian, mask, column, row, places, state, bits, pair, absgrad, four, records, record)
         tile = claim(counter)
 
 
@@ -156,7 +162,7 @@ def blend_backward(
     threads, footprints, columns, first_entry, first_pair, of_gaussian, of_record, took, bits, used, depth, remains,
     d_color, d_depth, d_alpha, absgrad, records,
 ):  # fmt: skip
-    """Fill `records` [m, 16] from dL/d(color [h, w, up to 3], depth, alpha [h, w]), each empty where it is zero."""
+    """Fill `records` [m, 16] from dL/d(color [h, w, up to 4], depth, alpha [h, w]), each empty where it is zero."""
     counter = np.zeros(1, np.int64)
     for _ in prange(threads):
         _back_tiles(

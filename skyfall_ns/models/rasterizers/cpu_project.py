@@ -146,14 +146,18 @@ def _project_group(
     y0, y1 = _span(my, extent * square_root(c), radius, height)
     drawn = drawn & (x1 >= x0) & (y1 >= y0)
     k1 = square_root(HALF_LOG2E * c / after)
-    r, g, b_ = load3(colors, 3 * i)
+    if colors.shape[1] == 4:
+        red, green, blue, fourth = load4(colors, 4 * i)
+    else:
+        red, green, blue = load3(colors, 3 * i)
+        fourth = splat(0.0)
     store_columns(
         out,
         FOOTPRINT * i,
         (
-            mx, my, k1, -HALF_LOG2E * b / (after * k1), square_root(HALF_LOG2E / c), opacity, z, reach, r, g, b_,
-            choose(drawn, floor(x0 * 0.25), 0.0), choose(drawn, floor(y0 * 0.25), 0.0),
-            choose(drawn, floor(x1 * 0.25), -1.0), choose(drawn, floor(y1 * 0.25), -1.0),
+            mx, my, k1, -HALF_LOG2E * b / (after * k1), square_root(HALF_LOG2E / c), opacity, z, reach, red, green,
+            blue, choose(drawn, floor(x0 * 0.25), 0.0), choose(drawn, floor(y0 * 0.25), 0.0),
+            choose(drawn, floor(x1 * 0.25), -1.0), choose(drawn, floor(y1 * 0.25), -1.0), fourth,
         ),
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from skyfall_ns.models.rasterizers.cpu_blend_back import (
     RECORD,
     S_BLUE,
     S_DEPTH,
+    S_FOURTH,
     S_GREEN,
     S_OPACITY,
     S_RED,
@@ -181,7 +182,10 @@ def _group_gradients(
         choose(seen, A[0, 2] * dx + A[1, 2] * dy + A[2, 2] * dz, 0.0),
     )  # fmt: skip
     store(d_opacities, i, choose(seen, s[S_OPACITY] * square_root(before / after), 0.0))
-    store3(d_colors, 3 * i, s[S_RED], s[S_GREEN], s[S_BLUE])
+    if d_colors.shape[1] == 4:
+        store4(d_colors, 4 * i, s[S_RED], s[S_GREEN], s[S_BLUE], s[S_FOURTH])
+    else:
+        store3(d_colors, 3 * i, s[S_RED], s[S_GREEN], s[S_BLUE])
     store2(d_centres, 2 * i, choose(seen, dmx, 0.0), choose(seen, dmy, 0.0))
     if absolute.shape[0]:
         store2(absolute, 2 * i, TWO_LN2 * s[S_X], TWO_LN2 * s[S_Y])
@@ -212,7 +216,7 @@ def project_backward(
     threads, means, quats, scales, opacities, A, k, pinhole, eps, footprints, first_record, records,
     d_means, d_quats, d_scales, d_opacities, d_colors, d_centres, absolute,
 ):  # fmt: skip
-    """Fill the gradients of means, quaternions, scales, opacities, colours [n, 3] and centres [n, 2].
+    """Fill the gradients of means, quaternions, scales, opacities, colours [n, 3 or 4] and centres [n, 2].
 
     `absolute` [n, 2] or [0, 2] gets the sums of absolute pixel gradients. n is at least 16."""
     counter = np.zeros(1, np.int64)

@@ -1,0 +1,44 @@
+"""Shadows as sharp as pixels: a splat is in the sun or not as a whole, a pixel of smooth ground is asked itself.
+
+    light = blended light * (sky + s_z l(p)) / (sky + s_z Σ aᵢ lᵢ)
+
+aᵢ lᵢ is the sunlight on splats as it is blended, l(p) that on the point p which the pixel shows, s_z that of the sun on
+level ground. Where surfaces meet in a pixel, its expected depth is on none of them: there the splats' light stays.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import max_pool2d, pad
+
+from skyfall_ns.models.light import Look
+from skyfall_ns.models.rasterizers import Rendering
+from skyfall_ns.models.shadows import FAINTEST, SunMap
+from skyfall_ns.models.view import View, points_of
+
+ROUGH_M = 1.2  # second difference of heights from pixel to pixel from which the splats' light stays
+
+
+def smoothness(heights_m: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+    """1 where heights run straight from pixel to pixel, falling to 0 where they or a neighbour bend by ROUGH_M."""
+    padded = pad(heights_m[None], (1, 1, 1, 1), mode="replicate")[0]
+    middle = 2 * heights_m
+    along = (middle - padded[1:-1, :-2] - padded[1:-1, 2:]).abs()
+    down = (middle - padded[:-2, 1:-1] - padded[2:, 1:-1]).abs()
+    bends = max_pool2d(torch.maximum(along, down)[None, None], 3, 1, 1)[0, 0]
+    return (1 - bends / ROUGH_M).clamp(0, 1)
+
+
+def sharpened(
+    light: Float[Tensor, "h w 3"], lit: Float[Tensor, "h w"], drawn: Rendering, view: View, sun_map: SunMap, look: Look
+) -> Float[Tensor, "h w 3"]:
+    """Blended light with the shadows of pixels in place of those of splats; `lit` is the splats' sunlight as it was
+    blended, like `light` not divided by alpha. Gradients flow to the map, not to depths."""
+    assert look.sun is not None
+    points = points_of(view, drawn.depth.detach())
+    asked = sun_map.lit(points.reshape(-1, 3)).reshape(lit.shape)
+    blended = lit / drawn.alpha.clamp_min(FAINTEST)
+    smooth = smoothness(points[..., 2] / sun_map.per_m)
+    sky, direct = look.log_sky.exp(), look.sun[2]
+    finer = torch.lerp(blended, asked, smooth)
+    return light * ((sky + direct * finer[..., None]) / (sky + direct * blended[..., None]))
