@@ -32,6 +32,7 @@ VARIANTS: dict[str, list[str]] = {
     "no surface term": ["--pipeline.model.surface-weight", "0"],
     "no shading": ["--pipeline.model.shading", "False"],
     "no shadows": ["--pipeline.model.shadows", "False"],
+    "shadows of splats only": ["--pipeline.model.pixel-shadows", "False"],
     "shadows drawn every 200 steps": ["--pipeline.model.shadows-every", "200"],
     "no growth": ["--pipeline.model.growth", "none"],
     "growth by relocation": ["--pipeline.model.growth", "relocate", "--pipeline.model.cull-alpha-thresh", "0.1"],

@@ -1,8 +1,11 @@
 """Shared fixtures: where the real satellite sets are, if they are."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: two workers share the cores
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 

@@ -48,14 +48,15 @@ def bend(means: Float[Tensor, "n 3"], view: View) -> Float[Tensor, "n 3"]:
 def points_of(view: View, depth: Float[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
     """The points (model space) that pixel centres show at these depths; a pull that `bend` does is undone to its first
     order, which leaves less than a hundredth of it."""
-    axes = (torch.arange(n, device=depth.device, dtype=depth.dtype) + HALF_PIXEL for n in depth.shape)
-    y, x = torch.meshgrid(*axes, indexing="ij")
-    k = view.intrinsics
-    pixels = torch.stack([(x - float(k[0, 2])) / float(k[0, 0]), (y - float(k[1, 2])) / float(k[1, 1])], -1)
+    k, pose = view.intrinsics, torch.linalg.inv(view.camera_from_model)[:3].to(depth)
+    y, x = (torch.arange(n, device=depth.device, dtype=depth.dtype) + HALF_PIXEL for n in depth.shape)
+    right = ((x - float(k[0, 2])) / float(k[0, 0]))[None, :, None] * pose[:, 0]
+    down = ((y - float(k[1, 2])) / float(k[1, 1]))[:, None, None] * pose[:, 1]
+    sideways, away = right + down, depth[..., None]
     if view.projection == "pinhole":
-        pixels = pixels * depth[..., None]
-    pose = torch.linalg.inv(view.camera_from_model)[:3].to(depth)
-    points = torch.cat([pixels, depth[..., None]], -1) @ pose[:, :3].T + pose[:, 3]
+        points = away * (sideways + pose[:, 2]) + pose[:, 3]
+    else:
+        points = sideways + (away * pose[:, 2] + pose[:, 3])
     return points if view.quadratic is None else 2 * points - bend(points, view)
 
 
