@@ -2,7 +2,7 @@
 
     python benchmarks/stage1.py SCENE                             # a synthetic city brings its own truth
     python benchmarks/stage1.py SCENE --reference DSM.tif         # real images
-    python benchmarks/stage1.py SCENE --only default "no shadows" --steps 700
+    python benchmarks/stage1.py SCENE --only default "no shadows" --steps 300
 
 A variant is a name and flags of ns-train, after another method's name if need be: add a line to VARIANTS. Runs and
 scores are kept in the work folder; what is there already is not done again, so a run that was stopped goes on, and one

@@ -21,7 +21,7 @@ from skyfall_ns.refiners.config import FLUX, KLEIN
 
 host.cure()
 
-STEPS = 700  # on two cores of an AMD EPYC, 392 s for eight images of 0.28 megapixels
+STEPS = 600  # on two cores of an AMD EPYC, 351 s for eight images of 0.28 megapixels
 FAST_STEPS = 250
 REFERENCE_STEPS = 30_000
 UNTIL_DONE = 1_000_000  # more than any curriculum has

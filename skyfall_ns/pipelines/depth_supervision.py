@@ -37,7 +37,7 @@ from skyfall_ns.priors.types import (
 
 FLAG = "--pipeline.depth."
 PriorName = Literal["auto", "none", "surface", "moge", "transformers", "plane"]
-SHORT_RUN = PseudoSchedule(start=100, end=700, ramp=100, size_px=256)  # of 700 steps, on a CPU
+SHORT_RUN = PseudoSchedule(start=100, end=600, ramp=100, size_px=256)  # of 600 steps, on a CPU
 
 
 @dataclass

@@ -46,7 +46,7 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     _target: type = field(default_factory=lambda: IduPipeline)
     stage1: Path | None = None
     """config.yml of the stage 1 run to start from. Without it, and without --load-dir, stage 1 is trained first."""
-    stage1_steps: int = 700
+    stage1_steps: int = 600
     """Steps of stage 1 where it is trained first."""
     preset: Literal["fitted", "reference-jax", "reference-nyc"] | None = None
     """A whole curriculum by its name, instead of the options below."""

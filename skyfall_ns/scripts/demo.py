@@ -23,7 +23,7 @@ class Demo:
     """Side of the city in metres."""
     views: int = 9
     """Number of satellite images."""
-    steps: int = 700
+    steps: int = 600
     """Training steps."""
     frames: int = 24
     """Frames of the flight around the city."""
