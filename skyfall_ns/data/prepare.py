@@ -17,7 +17,7 @@ from skyfall_ns.data.pictures import preview, write_png
 from skyfall_ns.data.ply import Cloud, write_ply
 from skyfall_ns.data.scene import Scene, SceneImage, Tone
 from skyfall_ns.data.tone import fit_tone
-from skyfall_ns.data.vendor import Crop, VendorImage, open_images, read_crop
+from skyfall_ns.data.vendor import Crop, VendorImage, open_images, read_crop, with_suns
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.adjust import Adjustment, adjust
 from skyfall_ns.geo.cameras import AffineCamera, CameraModel, camera_from_dict, fit_camera
@@ -54,6 +54,7 @@ class Options:
     adjust: bool = True
     points: PointsMode = "dense"
     test_images: tuple[str, ...] = ()
+    suns: tuple[str, ...] = ()
     resolution_m: float = RESOLUTION_M
 
 
@@ -96,7 +97,7 @@ def prepare(
     """
     watch = Stopwatch(announce)
     with watch.step("read", f"Reading {len(paths)} images"):
-        vendor = open_images(paths)
+        vendor = with_suns(open_images(paths), options.suns)
         held_out = _held_out([v.name for v in vendor], options.test_images)
         search = _search_range(vendor, options.height_range_m)
         rough, corners = _rough_crops(vendor, options.area, search)

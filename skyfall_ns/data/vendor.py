@@ -1,9 +1,10 @@
 """Vendor images as delivered: pixels, RPC, date and sun, read by window so that whole strips are no burden."""
 
+import fnmatch
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,26 @@ def sun(tags: Mapping[str, str]) -> tuple[float, float] | None:
         if -360 <= azimuth <= 360 and -90 <= elevation <= 90:
             return azimuth % 360.0, elevation
     return None
+
+
+def with_suns(images: Sequence[VendorImage], told: Sequence[str]) -> list[VendorImage]:
+    """The images with the suns of "NAME=AZIMUTH,ELEVATION" (degrees; NAME is an image's, or a glob) in place of those
+    of their files. Raises RasterError for what is no sun, and for names that no image has."""
+    suns: dict[str, tuple[float, float]] = {}
+    for text in told:
+        pattern, _, angles = text.rpartition("=")
+        azimuth, _, elevation = angles.partition(",")
+        degrees = sun({"SUN_AZIMUTH": azimuth, "SUN_ELEVATION": elevation})
+        if not pattern or degrees is None:
+            raise RasterError(
+                f"--sun {text} is no sun. Write NAME=AZIMUTH,ELEVATION in degrees, such as --sun 'post_*=151.2,59.2'."
+            )
+        names = fnmatch.filter([image.name for image in images], pattern)
+        if not names:
+            known = ", ".join(image.name for image in images)
+            raise RasterError(f"--sun {text} matches none of the images. They are called {known}.")
+        suns |= dict.fromkeys(names, degrees)
+    return [replace(image, sun_deg=suns.get(image.name, image.sun_deg)) for image in images]
 
 
 def read_crop(image: VendorImage, corners_px: Float64[ndarray, "n 2"], margin_px: int) -> Crop:

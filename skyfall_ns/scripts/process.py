@@ -42,6 +42,8 @@ class Images:
     """Start splats on a dense surface, or on the tie points alone."""
     test_images: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Names (without .tif) or globs of images to hold out of training."""
+    sun: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=AZIMUTH,ELEVATION ...")] = ()
+    """Where the sun stood, where files do not tell: degrees from true north and above the horizon, per name or glob."""
     force: bool = False
     """Replace the scene folder if it exists."""
 
@@ -58,6 +60,7 @@ class Images:
             adjust=not self.no_adjust,
             points=self.points,
             test_images=self.test_images,
+            suns=self.sun,
         )
         inputs = [*self.images, *([self.aoi] if self.aoi else [])]
         with _Steps() as steps, new_folder(self.output_dir, self.force, inputs) as folder:

@@ -24,6 +24,9 @@ ERRORS_PX = ((2.3, -1.0), (-3.1, 1.4), (1.0, 2.2), (0.4, -2.6))
 METRE_DEG = np.array([1 / (6371008.8 * np.pi / 180 * np.cos(np.deg2rad(LAT))), 1 / (6371008.8 * np.pi / 180), 1.0])
 
 
+SUNS = ("view_*=150,40", "view_2=-90,30")  # what is told last counts
+
+
 def run(paths, folder, said=None, **options):
     folder.mkdir()
     return prepare(paths, folder, Options(**{"area": SQUARE, **options}), (said if said is not None else []).append)
@@ -45,7 +48,7 @@ def true(tmp_path_factory):
 def wrong(tmp_path_factory):
     """RPCs that point wrong by ERRORS_PX, without a dense surface."""
     folder = tmp_path_factory.mktemp("wrong")
-    return folder / "scene", run(deliver(folder / "raw", ERRORS_PX), folder / "scene", points="sparse")
+    return folder / "scene", run(deliver(folder / "raw", ERRORS_PX), folder / "scene", points="sparse", suns=SUNS)
 
 
 def test_heights_and_frame_come_from_ties(true):
@@ -256,6 +259,9 @@ def test_areas_partly_shown_are_told_and_hardly_shown_refused(tmp_path):
         ({"height_range_m": (float("nan"), 100.0)}, "--height-range nan 100 is empty"),
         ({"test_images": ("view_9",)}, "--test-images view_9 matches none of the images"),
         ({"test_images": ("view_*",)}, "leaves fewer than two images"),
+        ({"suns": ("view_9=1,2",)}, "--sun view_9=1,2 matches none of the images"),
+        ({"suns": ("151.2,59.2",)}, "--sun 151.2,59.2 is no sun"),
+        ({"suns": ("view_*=150,95",)}, r"--sun view_\*=150,95 is no sun"),
         ({"area": Area(center=(LON, LAT), size_m=2.0)}, "only a few metres wide"),
         ({"area": Area(center=(LON + 1, LAT), size_m=70.0)}, "lies outside .*view_1.tif"),
     ],
@@ -263,6 +269,14 @@ def test_areas_partly_shown_are_told_and_hardly_shown_refused(tmp_path):
 def test_what_cannot_be_done_is_said(tmp_path, options, message):
     with pytest.raises(SkyfallError, match=rf"{message}.*\. [A-Z].*\.$"):
         run(deliver(tmp_path / "raw"), tmp_path / "scene", **options)
+
+
+def test_suns_that_files_do_not_tell_may_be_given(wrong):
+    """In the scene's own frame: north is the grid's, half a degree from the true one here."""
+    images = Scene.load(wrong[0]).images
+    assert [image.sun_deg for image in images] == [(150, 40), (270, 30), (150, 40), (150, 40)]
+    east, north, up = images[1].sun_direction
+    assert up == pytest.approx(0.5) and east == pytest.approx(-(0.75**0.5), abs=1e-3) and abs(north) < 0.02
 
 
 def test_images_that_show_something_else_are_named(tmp_path):

@@ -28,19 +28,21 @@ from skyfall_ns.models.rasterizers.cpu_footprint import (
 )
 from skyfall_ns.models.rasterizers.cpu_tiles import BLOCKS, clip, record_in, rectangle, sort_by_depth
 from skyfall_ns.models.rasterizers.lanes import (
-    at,
     below_zero,
     bits_of,
     choose,
-    claim,
     exp2_minus,
     fma,
-    load,
     lowest_bit,
     minimum,
+    splat,
+)
+from skyfall_ns.models.rasterizers.lanes_memory import (
+    at,
+    claim,
+    load,
     prefetch,
     room,
-    splat,
     store,
 )
 from skyfall_ns.models.rasterizers.types import DEEP_LEFT, HALF_LEFT

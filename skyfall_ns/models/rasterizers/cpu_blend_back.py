@@ -25,21 +25,23 @@ from skyfall_ns.models.rasterizers.cpu_blend import (
 from skyfall_ns.models.rasterizers.cpu_footprint import BLUE, DEPTH, FOOTPRINT, FOURTH, GREEN, OPACITY, RED
 from skyfall_ns.models.rasterizers.cpu_tiles import BLOCKS
 from skyfall_ns.models.rasterizers.lanes import (
-    at,
     choose,
-    claim,
     count_bits,
     exp2_minus,
     fma,
-    load,
     lowest_bit,
     magnitude,
     mask_of,
     minimum,
-    prefetch,
     quotient,
-    room,
     splat,
+)
+from skyfall_ns.models.rasterizers.lanes_memory import (
+    at,
+    claim,
+    load,
+    prefetch,
+    room,
     store,
     totals,
 )

@@ -40,14 +40,16 @@ from skyfall_ns.models.rasterizers.cpu_tiles import CHUNKS
 from skyfall_ns.models.rasterizers.lanes import (
     WIDTH,
     choose,
+    splat,
+    square_root,
+)
+from skyfall_ns.models.rasterizers.lanes_memory import (
     claim,
     load,
     load3,
     load4,
     load_columns,
     room,
-    splat,
-    square_root,
     store,
     store2,
     store3,

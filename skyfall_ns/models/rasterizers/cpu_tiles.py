@@ -11,7 +11,8 @@ import numpy as np
 from numba import njit, prange
 
 from skyfall_ns.models.rasterizers.cpu_footprint import FIRST_X, FIRST_Y, FOOTPRINT, LAST_X, LAST_Y
-from skyfall_ns.models.rasterizers.lanes import WIDTH, at, claim
+from skyfall_ns.models.rasterizers.lanes import WIDTH
+from skyfall_ns.models.rasterizers.lanes_memory import at, claim
 
 BLOCKS = 8  # 4x4 px blocks along a tile's side
 CHUNKS = 64  # of Gaussians; a fixed number, so that results do not depend on threads

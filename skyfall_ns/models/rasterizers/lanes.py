@@ -1,9 +1,8 @@
 """Sixteen floats at once in Numba: LLVM's `<16 x float>` as a type with arithmetic, masks, loads, stores, exponential.
 
 Left to itself Numba does not vectorise the blend loop; written in terms of these types it runs near the speed of C.
-LLVM splits the vector where the machine's registers are shorter. This is the only file that knows about widths. Numbers
-beside lanes stand for sixteen equal ones. Indices of loads and stores count elements of the array's memory and are not
-checked.
+LLVM splits the vector where the machine's registers are shorter. Only this file and lanes_memory.py know about widths.
+Numbers beside lanes stand for sixteen equal ones.
 """
 
 # Numba types these calls, not Python.
@@ -17,15 +16,15 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
-from numba import config, njit, types
-from numba.core import cgutils, errors
+from numba import config, types
+from numba.core import cgutils
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
 WIDTH = 16
-_F32, _F64, _I1, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(1), ir.IntType(32), ir.IntType(64)
-_VECTOR, _INTS, _FLAGS = (ir.VectorType(kind, WIDTH) for kind in (_F32, _I32, _I1))
+F32, _F64, _I1, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(1), ir.IntType(32), ir.IntType(64)
+VECTOR, INTS, _FLAGS = (ir.VectorType(kind, WIDTH) for kind in (F32, I32, _I1))
 _FAST = ("contract", "nsz")  # a * b + c may become one instruction
 
 
@@ -49,7 +48,7 @@ LANES, MASK = Lanes(), Mask()
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):  # type: ignore[no-untyped-def]
-        super().__init__(dmm, fe_type, _VECTOR)
+        super().__init__(dmm, fe_type, VECTOR)
 
 
 @register_model(Mask)
@@ -58,27 +57,27 @@ class _MaskModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, _FLAGS)
 
 
-def _constant(value: float) -> ir.Constant:
-    return ir.Constant(_VECTOR, [ir.Constant(_F32, value)] * WIDTH)
+def constant(value: float) -> ir.Constant:
+    return ir.Constant(VECTOR, [ir.Constant(F32, value)] * WIDTH)
 
 
 def _integers(value: int) -> ir.Constant:
-    return ir.Constant(_INTS, [ir.Constant(_I32, value)] * WIDTH)
+    return ir.Constant(INTS, [ir.Constant(I32, value)] * WIDTH)
 
 
-def _shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: list[int]) -> ir.Value:
+def shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: list[int]) -> ir.Value:
     """Lanes of a, then of b, in a new order."""
-    order = ir.Constant(ir.VectorType(_I32, len(lanes)), [ir.Constant(_I32, lane) for lane in lanes])
+    order = ir.Constant(ir.VectorType(I32, len(lanes)), [ir.Constant(I32, lane) for lane in lanes])
     return builder.shuffle_vector(a, b, order)
 
 
 def _spread(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """Sixteen copies of one number."""
     undefined = ir.Constant(ir.VectorType(value.type, WIDTH), ir.Undefined)
-    return _shuffle(builder, builder.insert_element(undefined, value, ir.Constant(_I32, 0)), undefined, [0] * WIDTH)
+    return shuffle(builder, builder.insert_element(undefined, value, ir.Constant(I32, 0)), undefined, [0] * WIDTH)
 
 
-def _as_lanes(context: Any, builder: ir.IRBuilder, kind: types.Type, value: ir.Value) -> ir.Value:
+def as_lanes(context: Any, builder: ir.IRBuilder, kind: types.Type, value: ir.Value) -> ir.Value:
     if kind == LANES:
         return value
     return _spread(builder, context.cast(builder, value, kind, types.float32))
@@ -98,7 +97,7 @@ def _function(build: Callable[..., ir.Value], parameters: int, result: types.Typ
     """A Numba function of lanes (or numbers) from a builder of LLVM code; its doc string is the builder's."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        vectors = [_as_lanes(context, builder, kind, value) for kind, value in zip(signature.args, args, strict=True)]
+        vectors = [as_lanes(context, builder, kind, value) for kind, value in zip(signature.args, args, strict=True)]
         return build(builder, *vectors)
 
     if parameters == 1:
@@ -130,7 +129,7 @@ def _operator(symbol: Any, build: Callable[..., ir.Value], result: types.Type = 
 
         @lower_builtin(symbol, *pair)
         def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
-            return build(builder, *(_as_lanes(context, builder, k, v) for k, v in zip(sig.args, args, strict=True)))
+            return build(builder, *(as_lanes(context, builder, k, v) for k, v in zip(sig.args, args, strict=True)))
 
 
 _operator(operator.add, lambda builder, a, b: builder.fadd(a, b, flags=_FAST))
@@ -192,17 +191,17 @@ def _quotient(builder, a, b):  # type: ignore[no-untyped-def]
     """a / b to float32 rounding, for b of ordinary size; a division takes as long as ten multiplications."""
     if not _has_avx512():
         return builder.fdiv(a, b)
-    kind = ir.FunctionType(_VECTOR, [_VECTOR, _VECTOR, ir.IntType(WIDTH)])
+    kind = ir.FunctionType(VECTOR, [VECTOR, VECTOR, ir.IntType(WIDTH)])
     estimate = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.rcp14.ps.512")
     inverse = builder.call(estimate, [b, b, ir.Constant(ir.IntType(WIDTH), -1)])
-    inverse = builder.fmul(inverse, _call(builder, "fmuladd", builder.fneg(b), inverse, _constant(2.0)))
+    inverse = builder.fmul(inverse, _call(builder, "fmuladd", builder.fneg(b), inverse, constant(2.0)))
     return builder.fmul(a, inverse)
 
 
 def _below_zero(builder, a):  # type: ignore[no-untyped-def]
     """-|a|."""
-    sign = builder.or_(builder.bitcast(a, _INTS), _integers(0x80000000))
-    return builder.bitcast(sign, _VECTOR)
+    sign = builder.or_(builder.bitcast(a, INTS), _integers(0x80000000))
+    return builder.bitcast(sign, VECTOR)
 
 
 def _unary(name: str, description: str) -> Any:
@@ -224,7 +223,7 @@ def choose(typingctx, mask, a, b):  # type: ignore[no-untyped-def]
     """Lane by lane a where the mask is true, else b."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pair = (_as_lanes(context, builder, k, v) for k, v in zip(signature.args[1:], args[1:], strict=True))
+        pair = (as_lanes(context, builder, k, v) for k, v in zip(signature.args[1:], args[1:], strict=True))
         return builder.select(args[0], *pair)
 
     return LANES(mask, a, b), codegen
@@ -235,7 +234,7 @@ def bits_of(typingctx, mask):  # type: ignore[no-untyped-def]
     """A mask as the low sixteen bits of an int64."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.zext(builder.bitcast(args[0], ir.IntType(WIDTH)), _I64)
+        return builder.zext(builder.bitcast(args[0], ir.IntType(WIDTH)), I64)
 
     return types.int64(mask), codegen
 
@@ -261,199 +260,9 @@ def affine(typingctx, a, b, c, d, x, y, z):  # type: ignore[no-untyped-def]
         value = _spread(builder, factors[3])
         for factor, lanes in zip(factors[:3], args[4:], strict=True):
             value = _call(builder, "fmuladd", _spread(builder, factor), builder.fpext(lanes, wide), value)
-        return builder.fptrunc(value, _VECTOR)
+        return builder.fptrunc(value, VECTOR)
 
     return LANES(a, b, c, d, x, y, z), codegen
-
-
-def _pointer(context, builder, kind, array, index_kind, index, element) -> ir.Value:  # type: ignore[no-untyped-def]
-    """Where element `index` of an array lies, as a pointer to `element`."""
-    data = cgutils.create_struct_proxy(kind)(context, builder, value=array).data
-    where = context.cast(builder, index, index_kind, types.int64)
-    return builder.bitcast(builder.gep(data, [where]), element.as_pointer())
-
-
-@intrinsic
-def at(typingctx, array, index):  # type: ignore[no-untyped-def]
-    """One element."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        kind = context.get_data_type(signature.return_type)
-        return builder.load(_pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], kind))
-
-    return array.dtype(array, index), codegen
-
-
-def _loads(count: int) -> Any:
-    """A function that loads `count` interleaved vectors (rows of `count` numbers), from element `index` on."""
-    wide = ir.VectorType(_F32, WIDTH * count)
-
-    @intrinsic
-    def function(typingctx, array, index):  # type: ignore[no-untyped-def]
-        result = LANES if count == 1 else types.UniTuple(LANES, count)
-
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            place = _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], wide)
-            block = builder.load(place, align=4)
-            if count == 1:
-                return block
-            parts = [_shuffle(builder, block, block, list(range(i, WIDTH * count, count))) for i in range(count)]
-            return context.make_tuple(builder, result, parts)
-
-        return result(array, index), codegen
-
-    return function
-
-
-load, load3, load4 = _loads(1), _loads(3), _loads(4)
-
-
-def _interleaved(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
-    """Vectors [count][16] as one of 16 rows of `count`."""
-    count = len(parts)
-    if count == 1:
-        return parts[0]
-    undefined = ir.Constant(_VECTOR, ir.Undefined)
-    parts = parts + [undefined] * (-count % 2)
-    pairs = [_shuffle(builder, a, b, list(range(2 * WIDTH))) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-    pairs = pairs * (1 if len(pairs) == 2 else 2)
-    return _shuffle(builder, pairs[0], pairs[1], [i * WIDTH + row for row in range(WIDTH) for i in range(count)])
-
-
-def _store_lanes(context, builder, signature, args) -> Any:  # type: ignore[no-untyped-def]
-    vectors = [_as_lanes(context, builder, k, v) for k, v in zip(signature.args[2:], args[2:], strict=True)]
-    block = _interleaved(builder, vectors)
-    builder.store(
-        block, _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], block.type), align=4
-    )
-    return context.get_dummy_value()
-
-
-@intrinsic
-def store(typingctx, array, index, a):  # type: ignore[no-untyped-def]
-    """Write sixteen consecutive elements."""
-    return types.void(array, index, a), _store_lanes
-
-
-@intrinsic
-def store2(typingctx, array, index, a, b):  # type: ignore[no-untyped-def]
-    """Write sixteen rows of two."""
-    return types.void(array, index, a, b), _store_lanes
-
-
-@intrinsic
-def store3(typingctx, array, index, a, b, c):  # type: ignore[no-untyped-def]
-    """Write sixteen rows of three."""
-    return types.void(array, index, a, b, c), _store_lanes
-
-
-@intrinsic
-def store4(typingctx, array, index, a, b, c, d):  # type: ignore[no-untyped-def]
-    """Write sixteen rows of four."""
-    return types.void(array, index, a, b, c, d), _store_lanes
-
-
-@intrinsic
-def store_integers(typingctx, array, index, a):  # type: ignore[no-untyped-def]
-    """Write sixteen whole numbers to an int32 array."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        place = _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], _INTS)
-        builder.store(builder.fptosi(args[2], _INTS), place, align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, index, a), codegen
-
-
-def _swap(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, step: int) -> tuple[ir.Value, ir.Value]:
-    """One step of a transposition: exchange a's upper with b's lower halves of every 2 * step lanes."""
-    low = [lane if not lane & step else lane - step + WIDTH for lane in range(WIDTH)]
-    high = [lane + step if not lane & step else lane + WIDTH for lane in range(WIDTH)]
-    return _shuffle(builder, a, b, low), _shuffle(builder, a, b, high)
-
-
-def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
-    rows = list(rows)
-    for step in (8, 4, 2, 1):
-        for i in range(WIDTH):
-            if not i & step:
-                rows[i], rows[i + step] = _swap(builder, rows[i], rows[i + step], step)
-    return rows
-
-
-@intrinsic
-def load_columns(typingctx, array, index):  # type: ignore[no-untyped-def]
-    """Sixteen rows of sixteen as a tuple of sixteen columns."""
-    result = types.UniTuple(LANES, WIDTH)
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        start = _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], _F32)
-        rows = []
-        for i in range(WIDTH):
-            place = builder.gep(start, [ir.Constant(_I64, i * WIDTH)])
-            rows.append(builder.load(builder.bitcast(place, _VECTOR.as_pointer()), align=4))
-        return context.make_tuple(builder, result, _transposed(builder, rows))
-
-    return result(array, index), codegen
-
-
-@intrinsic
-def store_columns(typingctx, array, index, columns):  # type: ignore[no-untyped-def]
-    """Write up to sixteen columns (a tuple) as sixteen rows of sixteen; missing columns become zero."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        start = _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], _F32)
-        vectors = cgutils.unpack_tuple(builder, args[2], len(signature.args[2]))
-        vectors += [_constant(0.0)] * (WIDTH - len(vectors))
-        for i, row in enumerate(_transposed(builder, vectors)):
-            place = builder.gep(start, [ir.Constant(_I64, i * WIDTH)])
-            builder.store(row, builder.bitcast(place, _VECTOR.as_pointer()), align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, index, columns), codegen
-
-
-@intrinsic
-def totals(typingctx, vectors):  # type: ignore[no-untyped-def]
-    """Lane i: the sum of the lanes of the i-th of up to sixteen vectors (a tuple), by a fixed tree."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        rows = cgutils.unpack_tuple(builder, args[0], len(signature.args[0]))
-        rows += [_constant(0.0)] * (WIDTH - len(rows))
-        for step in (8, 4, 2, 1):
-            rows = [builder.fadd(*_swap(builder, rows[i], rows[i + step], step)) for i in range(step)]
-        return rows[0]
-
-    return LANES(vectors), codegen
-
-
-@intrinsic
-def prefetch(typingctx, array, index, to_write):  # type: ignore[no-untyped-def]
-    """Ask for the line of the cache that holds an element; `to_write` is 0 or 1, as a literal."""
-    if not isinstance(to_write, types.IntegerLiteral):
-        raise errors.RequireLiteralValue("to_write must be a literal")
-    how = [to_write.literal_value, 3, 1]  # keep it close; data, not code
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        place = _pointer(context, builder, signature.args[0], args[0], signature.args[1], args[1], ir.IntType(8))
-        kind = ir.FunctionType(ir.VoidType(), [place.type, _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [place, *(ir.Constant(_I32, value) for value in how)])
-        return context.get_dummy_value()
-
-    return types.void(array, index, to_write), codegen
-
-
-@intrinsic
-def claim(typingctx, counter):  # type: ignore[no-untyped-def]
-    """The value of counter[0] (int64), counted up for the next thread."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        zero = ir.Constant(_I64, 0)
-        place = _pointer(context, builder, signature.args[0], args[0], types.int64, zero, _I64)
-        return builder.atomic_rmw("add", place, ir.Constant(_I64, 1), "monotonic")
-
-    return types.int64(counter), codegen
 
 
 @intrinsic
@@ -476,14 +285,6 @@ def count_bits(typingctx, word):  # type: ignore[no-untyped-def]
     return types.int64(word), codegen
 
 
-@njit(cache=True)
-def room(size):
-    """Memory for float32 that begins at a line of the cache: lanes that straddle two lines take twice as long."""
-    memory = np.empty(size + WIDTH, np.float32)
-    start = -(memory.ctypes.data // 4) % WIDTH
-    return memory[start : start + size]
-
-
 def _exp2_coefficients() -> list[float]:
     """2^f on [-1/2, 1/2], degree 5, fitted to relative error at Chebyshev nodes (2e-7); highest power first."""
     f = 0.5 * np.cos(np.pi * (np.arange(200) + 0.5) / 200)
@@ -498,26 +299,26 @@ _ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the l
 
 def _exp2_minus(builder, a):  # type: ignore[no-untyped-def]
     """2^(-a) for a in 0..120, relative error 3e-7; anything elsewhere."""
-    shifted = builder.fsub(_constant(_ROUND), a)
-    fraction = builder.fadd(a, builder.fsub(shifted, _constant(_ROUND)))  # of a: 2^-a = 2^(-whole) 2^(-fraction)
-    power = _constant(-_EXP2[0])
+    shifted = builder.fsub(constant(_ROUND), a)
+    fraction = builder.fadd(a, builder.fsub(shifted, constant(_ROUND)))  # of a: 2^-a = 2^(-whole) 2^(-fraction)
+    power = constant(-_EXP2[0])
     for place, coefficient in enumerate(_EXP2[1:]):
-        power = _call(builder, "fmuladd", power, fraction, _constant(coefficient if place % 2 == 0 else -coefficient))
-    exponent = builder.shl(builder.bitcast(shifted, _INTS), _integers(23))
-    return builder.bitcast(builder.add(builder.bitcast(power, _INTS), exponent), _VECTOR)
+        power = _call(builder, "fmuladd", power, fraction, constant(coefficient if place % 2 == 0 else -coefficient))
+    exponent = builder.shl(builder.bitcast(shifted, INTS), _integers(23))
+    return builder.bitcast(builder.add(builder.bitcast(power, INTS), exponent), VECTOR)
 
 
 def _log2(builder, a):  # type: ignore[no-untyped-def]
     """log2(a) for positive normal a, absolute error 2e-7: exponent + series in (m - 1) / (m + 1), m in 0.7..1.42."""
-    shifted = builder.sub(builder.bitcast(a, _INTS), _integers(0x3F3504F3))  # bits of sqrt(1/2)
+    shifted = builder.sub(builder.bitcast(a, INTS), _integers(0x3F3504F3))  # bits of sqrt(1/2)
     exponent = builder.ashr(shifted, _integers(23))
-    mantissa = builder.bitcast(builder.sub(builder.bitcast(a, _INTS), builder.shl(exponent, _integers(23))), _VECTOR)
-    s = builder.fdiv(builder.fsub(mantissa, _constant(1.0)), builder.fadd(mantissa, _constant(1.0)))
+    mantissa = builder.bitcast(builder.sub(builder.bitcast(a, INTS), builder.shl(exponent, _integers(23))), VECTOR)
+    s = builder.fdiv(builder.fsub(mantissa, constant(1.0)), builder.fadd(mantissa, constant(1.0)))
     square = builder.fmul(s, s)
-    series = _constant(2.0 / (9.0 * np.log(2.0)))
+    series = constant(2.0 / (9.0 * np.log(2.0)))
     for odd in (7, 5, 3, 1):
-        series = _call(builder, "fmuladd", series, square, _constant(2.0 / (odd * np.log(2.0))))
-    return _call(builder, "fmuladd", s, series, builder.sitofp(exponent, _VECTOR))
+        series = _call(builder, "fmuladd", series, square, constant(2.0 / (odd * np.log(2.0))))
+    return _call(builder, "fmuladd", s, series, builder.sitofp(exponent, VECTOR))
 
 
 exp2_minus, log2 = _function(_exp2_minus, 1), _function(_log2, 1)
