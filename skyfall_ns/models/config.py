@@ -23,8 +23,9 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     1: they do, from step sh-degree-interval on (Skyfall-GS)."""
     background_color: Literal["random", "black", "white"] = "random"
     """A random background closes holes: what shines through can never match an image."""
-    start_opacity: float = 0.6
-    """Opacity of new splats; higher ones take longer to give way where a wall is not where stereo put it."""
+    start_opacity: float | None = None
+    """Opacity of new splats; higher ones take longer to give way where a wall is not where stereo put it. None: 0.6, or
+    0.9 with fewer than five images, which cannot tell better than stereo where it is."""
     start_scale: float = 0.5
     """Size of new splats (standard deviation along the surface) relative to the points' spacing."""
     max_scale_m: float = 2.0

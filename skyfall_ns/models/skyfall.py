@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel, training_views
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.models import losses
-from skyfall_ns.models.appearance import start_embeddings
 from skyfall_ns.models.config import SkyfallModelConfig
 from skyfall_ns.models.densify import Densification
 from skyfall_ns.models.filter3d import SmoothingFilter, apply_filter
@@ -33,7 +32,7 @@ from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
 from skyfall_ns.models.shadows import Shadows, SunMap
 from skyfall_ns.models.shear import shear_loss, sheared
 from skyfall_ns.models.shift import ImageShift, shifted
-from skyfall_ns.models.start import start_splats
+from skyfall_ns.models.start import start_parameters
 from skyfall_ns.models.view import View, bend, damped, image_of, in_viewer, moves_of, sun_of, view_of
 
 SOLID = 0.5  # alpha from which a pixel has a depth
@@ -50,7 +49,8 @@ class SkyfallModel(SplatfactoModel):
         metadata = self.kwargs["metadata"]
         self.on_model: SceneOnModel = metadata["scene_on_model"]
         assert self.seed_points is not None
-        self.gauss_params = nn.ParameterDict(self._start(*self.seed_points))
+        start = start_parameters(*self.seed_points, metadata["points3D_normals"], self.on_model, self.config)
+        self.gauss_params = nn.ParameterDict({name: nn.Parameter(value) for name, value in start.items()})
         self.looks = Looks(self.on_model.suns, self.config.appearance == "embedding")
         self.look = LookPanel(self.on_model.image_names)  # the viewer shows this name
         self.home = HomeView((self.on_model.scene.box_m - np.array(self.on_model.centre_m)) * self.on_model.scale)
@@ -74,16 +74,6 @@ class SkyfallModel(SplatfactoModel):
         self.growth_began = step
         self.strategy = growth_of(config, self.on_model)
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
-
-    def _start(self, xyz: Tensor, rgb: Tensor) -> dict[str, nn.Parameter]:
-        size = self.config.start_scale * self.on_model.point_spacing_m * self.on_model.scale
-        normals = self.kwargs["metadata"]["points3D_normals"]
-        start = start_splats(xyz, rgb, normals, size, self.config.start_opacity)
-        if self.config.sh_degree:
-            start["features_rest"] = xyz.new_zeros(len(xyz), 3, 3, dtype=torch.float32)
-        if self.config.appearance == "embedding":
-            start["embeddings"] = start_embeddings(start["means"])
-        return {name: nn.Parameter(value) for name, value in start.items()}
 
     @property
     def scales(self) -> Tensor:

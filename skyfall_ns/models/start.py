@@ -11,10 +11,34 @@ from jaxtyping import Float, UInt8
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.geo.points import WALL_SPACINGS
+from skyfall_ns.models.appearance import start_embeddings
+from skyfall_ns.models.config import SkyfallModelConfig
 from skyfall_ns.models.harmonics import SH_C0
+from skyfall_ns.models.heights import MANY_VIEWS
 
 THICKNESS = 0.2  # of a disc, relative to its radius
+OPACITY, FEW_OPACITY = 0.6, 0.9  # with many and with few views
+
+
+def start_parameters(
+    xyz: Float[Tensor, "n 3"],
+    rgb: UInt8[Tensor, "n 3"],
+    normals: Float[Tensor, "n 3"],
+    on_model: SceneOnModel,
+    config: SkyfallModelConfig,
+) -> dict[str, Tensor]:
+    """Every parameter of the splats that a scene's points (model space) give under the model's options."""
+    opacity = config.start_opacity
+    if opacity is None:
+        opacity = OPACITY if len(on_model.image_names) >= MANY_VIEWS else FEW_OPACITY
+    start = start_splats(xyz, rgb, normals, config.start_scale * on_model.point_spacing_m * on_model.scale, opacity)
+    if config.sh_degree:
+        start["features_rest"] = xyz.new_zeros(len(xyz), 3, 3, dtype=torch.float32)
+    if config.appearance == "embedding":
+        start["embeddings"] = start_embeddings(start["means"])
+    return start
 
 
 def start_splats(

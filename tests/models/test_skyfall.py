@@ -16,6 +16,7 @@ from skyfall_ns.models.harmonics import SH_C0
 from skyfall_ns.models.heights import FEW_PULL, MANY_VIEWS, draw_heights
 from skyfall_ns.models.panel import MEAN
 from skyfall_ns.models.skyfall import SkyfallModel
+from skyfall_ns.models.start import FEW_OPACITY
 from skyfall_ns.models.view import MOVES_KEY, nadir_view, view_of
 
 FIRST = 400  # a step at which gsplat's strategy refines
@@ -96,7 +97,7 @@ def test_every_group_has_an_optimizer_and_moves(city_scene, options):
 def test_opacities_survive_the_first_step(model, pipeline):
     """gsplat 1.4.0 resets them at step 0."""
     step(model, pipeline, 0, optimizers_for(model))
-    assert model.opacities.sigmoid().mean().item() == pytest.approx(model.config.start_opacity, abs=0.03)
+    assert model.opacities.sigmoid().mean().item() == pytest.approx(FEW_OPACITY, abs=0.03)
 
 
 def test_pseudo_gradients_are_absolute_and_normalised(model, pipeline):
