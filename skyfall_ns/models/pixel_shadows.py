@@ -1,8 +1,8 @@
 """Shadows as sharp as pixels: a splat is in the sun or not as a whole, a pixel of smooth ground is asked itself.
 
-    light = blended light * (sky + s_z l(p)) / (sky + s_z Σ aᵢ lᵢ)
+    light = blended light * (sky + s_z l(p)) / (sky + s_z l)
 
-aᵢ lᵢ is the sunlight on splats as it is blended, l(p) that on the point p which the pixel shows, s_z that of the sun on
+l is the sunlight on splats as it is blended, l(p) that on the point p which the pixel shows, s_z that of the sun on
 level ground. Where surfaces meet in a pixel, its expected depth is on none of them: there the splats' light stays.
 """
 

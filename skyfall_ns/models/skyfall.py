@@ -164,11 +164,8 @@ class SkyfallModel(SplatfactoModel):
         `moves`: part of the gradients that reaches more than colours."""
         if look is None:
             look = self.looks.canonical(sun) if image is None else self.looks.of(image)
-        sun_map = self._sun_map(look, image, moves)
-        lit = None if sun_map is None else sun_map.lit(self.means)
-        colors = self.seen_light(self.base_colors(view), look, lit, moves)
-        if lit is not None and self.config.pixel_shadows:
-            colors = torch.cat([colors, lit[:, None]], -1)
+        sun_map = self.sun_map(look, image, moves)
+        colors = self.drawn_colors(view, look, sun_map, moves)
         splats = self.gaussians(keep)
         if moves < 1:
             splats = Gaussians(*(damped(getattr(splats, f.name), moves) for f in fields(splats)))
@@ -178,10 +175,22 @@ class SkyfallModel(SplatfactoModel):
         bent = Gaussians(means, splats.quats, splats.scales, splats.opacities)
         draw = pick_rasterizer(self.means.device)
         drawn = draw(bent, colors if keep is None else colors[keep], view, absgrad=absgrad)
-        light = drawn.color[..., :3]
-        if sun_map is not None and self.config.pixel_shadows:
-            light = sharpened(light, drawn.color[..., 3], drawn, view, sun_map, look)
+        light = self.finished(drawn.color[..., :3], drawn, view, look, sun_map)
         return replace(drawn, color=picture(light, drawn.alpha))
+
+    def drawn_colors(self, view: View, look: Look, sun_map: SunMap | None, moves: float = 1.0) -> Float[Tensor, "n c"]:
+        """What is drawn of splats: their light, and the sunlight on them where pixels have shadows of their own."""
+        lit = None if sun_map is None else sun_map.lit(self.means)
+        light = self.seen_light(self.base_colors(view), look, lit, moves)
+        return light if lit is None or not self.config.pixel_shadows else torch.cat([light, lit[:, None]], -1)
+
+    def finished(
+        self, light: Float[Tensor, "h w 3"], drawn: Rendering, view: View, look: Look, sun_map: SunMap | None
+    ) -> Float[Tensor, "h w 3"]:
+        """Blended light with the shadows of pixels, if they are on; `drawn` is a drawing of `drawn_colors`."""
+        if sun_map is None or not self.config.pixel_shadows:
+            return light
+        return sharpened(light, drawn.color[..., 3], drawn, view, sun_map, look)
 
     def seen_light(
         self, base: Float[Tensor, "n 3"], look: Look, lit: Float[Tensor, " n"] | None, moves: float = 1.0
@@ -197,7 +206,7 @@ class SkyfallModel(SplatfactoModel):
             return light
         return self.looks.appearance(base, self.gauss_params["embeddings"], look.embedding)(light)
 
-    def _sun_map(self, look: Look, image: int | None, moves: float) -> SunMap | None:
+    def sun_map(self, look: Look, image: int | None, moves: float = 1.0) -> SunMap | None:
         """What throws shadows under a look; None where nothing does. `image` tells whose map may be reused, `moves` how
         much of the gradients reaches what throws them."""
         if look.sun is None or not self.config.shadows:

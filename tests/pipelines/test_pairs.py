@@ -10,6 +10,7 @@ import torch
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.method_configs import skyfall
 from skyfall_ns.models.light import THINNEST, decode, encode
+from skyfall_ns.models.rasterizers import pick_rasterizer
 from skyfall_ns.models.view import nadir_view
 from skyfall_ns.pipelines.curriculum import Curriculum, poses
 from skyfall_ns.pipelines.episode_folder import EpisodeFolder
@@ -55,9 +56,13 @@ def test_the_two_pictures_make_up_the_whole_render(pipeline, folder, share):
         whole = model.render(view, 1)
         every = model.render(view, 1, look=model.looks.of(1), keep=torch.ones_like(chosen))
         assert torch.equal(every.color, whole.color)
-        light = model.seen_light(model.base_colors(view), model.looks.of(1), 1)
+        look = model.looks.of(1)
+        sun_map = model.sun_map(look, 1)
         covered = drawn(model, view, chosen[:, None].expand(-1, 3).float())
-        full = drawn(model, view, light)
+        splats = model.gaussians()
+        lit = pick_rasterizer(model.device)(splats, model.drawn_colors(view, look, sun_map), view)
+        full = model.finished(lit.color[..., :3], lit, view, look, sun_map)
+        assert (full - lit.color[..., :3]).abs().max() > 0.01  # shadows of pixels are in both pictures
     known = (pair.weight > 0) & (pair.first < 1).all(-1) & (pair.second < 1).all(-1)
     known &= (pair.first > 0.02).all(-1) & (pair.second > 0.02).all(-1)  # nothing was cut off
     assert known.float().mean() > 0.2
@@ -72,8 +77,6 @@ def test_the_two_pictures_make_up_the_whole_render(pipeline, folder, share):
 
 
 def drawn(model, view, colors):
-    from skyfall_ns.models.rasterizers import pick_rasterizer
-
     return pick_rasterizer(model.device)(model.gaussians(), colors.contiguous(), view).color
 
 
