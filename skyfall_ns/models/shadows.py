@@ -91,7 +91,7 @@ class Shadows:
     def __init__(self, scale: float) -> None:
         """`scale` is model units per metre."""
         self._scale = scale
-        self._maps: dict[object, tuple[int, int, SunMap]] = {}
+        self._maps: dict[tuple[object, int], tuple[int, int, SunMap]] = {}  # by whose they are and how long they last
 
     def of_image(self, image: int, sun: Direction, means: Tensor, step: int, every: int, draw: Draw) -> SunMap:
         """The map of an image's sun, drawn again when splats have come or gone or `every` steps have passed, and then
@@ -108,11 +108,11 @@ class Shadows:
         self._maps.clear()
 
     def _cached(self, key: object, sun: Direction, means: Tensor, step: int, every: int, draw: Draw) -> SunMap:
-        known = self._maps.get(key)
+        known = self._maps.get((key, every))
         if known is not None and known[0] == means.shape[0] and 0 <= step - known[1] < every:
             return known[2]
-        if every <= 1:
-            self._maps.clear()  # no other map will be asked for again: maps of large scenes are large
+        if every <= 1:  # of those drawn each step only the last is asked for again, and maps of large scenes are large
+            self._maps = {whose: kept for whose, kept in self._maps.items() if whose[1] > 1}
         drawn = draw_sun_map(sun, means, self._scale, draw)
-        self._maps[key] = (means.shape[0], step, drawn.detach())
+        self._maps[key, every] = (means.shape[0], step, drawn.detach())
         return drawn

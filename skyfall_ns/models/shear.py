@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from skyfall_ns.models.rasterizers import Rendering
-from skyfall_ns.models.view import View
+from skyfall_ns.models.view import View, points_of
 
 TILT = 0.1  # standard deviation of the shear: metres sideways per metre of height (EOGS clips at one of them)
 SAME_M = 0.3  # heights that differ by more are different surfaces (EOGS)
@@ -36,12 +36,7 @@ def sheared(view: View, pixels_per_unit: float) -> Shear:
 
 def heights(drawn: Rendering, view: View) -> Float[Tensor, "h w"]:
     """Model-space z of what each pixel of a parallel view shows: the point on its line of sight at the drawn depth."""
-    camera, k = view.camera_from_model, view.intrinsics
-    h, w = drawn.depth.shape
-    y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
-    inverse = torch.linalg.inv(camera[:3, :3])[2]  # z from (pixel, pixel, depth)
-    plane = inverse[0] * (x - k[0, 2] - camera[0, 3]) + inverse[1] * (y - k[1, 2] - camera[1, 3])
-    return plane.to(drawn.depth) + float(inverse[2]) * (drawn.depth - float(camera[2, 3]))
+    return points_of(replace(view, quadratic=None), drawn.depth)[..., 2]
 
 
 def shear_loss(first: Rendering, second: Rendering, view: View, shear: Shear, scale: float) -> Tensor:

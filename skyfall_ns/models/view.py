@@ -46,8 +46,8 @@ def bend(means: Float[Tensor, "n 3"], view: View) -> Float[Tensor, "n 3"]:
 
 
 def points_of(view: View, depth: Float[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
-    """The points (model space) that pixel centres show at these depths; a pull that `bend` does is undone to its first
-    order, which leaves less than a hundredth of it."""
+    """The points (model space) that pixel centres show at these depths; what `bend` does is undone to its first
+    order."""
     k, pose = view.intrinsics, torch.linalg.inv(view.camera_from_model)[:3].to(depth)
     y, x = (torch.arange(n, device=depth.device, dtype=depth.dtype) + HALF_PIXEL for n in depth.shape)
     right = ((x - float(k[0, 2])) / float(k[0, 0]))[None, :, None] * pose[:, 0]

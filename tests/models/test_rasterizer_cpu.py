@@ -205,6 +205,12 @@ def test_nothing_to_see(n):
     assert not result.color.any() and not result.alpha.any() and not result.depth.any()
 
 
+def test_colours_of_fewer_gaussians_are_refused():
+    gaussians, colors = scene(n=20, seed=16)
+    with pytest.raises(ValueError, match="colors for 19 of 20 Gaussians"):
+        pick_rasterizer("cpu")(gaussians, colors[1:], parallel())
+
+
 def test_densification_statistics_are_what_gsplat_reads():
     from gsplat.strategy import DefaultStrategy
 

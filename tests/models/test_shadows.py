@@ -116,6 +116,17 @@ def test_maps_that_nobody_will_ask_for_are_dropped():
     assert len(shadows._maps) == 1
 
 
+def test_whoever_looks_at_a_run_leaves_its_maps_alone():
+    """Training goes on with the map it had, though the viewer and an evaluation have drawn others since."""
+    means, _ = tower_on_plane()
+    shadows, sun = Shadows(SCALE), (0.0, 0.6, 0.8)
+    shadows.of_image(1, sun, means, 0, 10, draw(means))
+    trained = shadows.of_image(1, sun, means, 1, 10, draw(means))
+    shadows.of_image(1, sun, means, 2, 1, draw(means))
+    shadows.of_sun((0.6, 0.0, 0.8), means, 2, draw(means))
+    assert shadows.of_image(1, sun, means, 3, 10, draw(means)) is trained
+
+
 @pytest.mark.parametrize("direction", [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.6, -0.6, 0.53)])
 def test_any_direction_makes_a_view(direction):
     view = sun_view(torch.tensor(direction), torch.zeros(3), torch.ones(3), 0.05)

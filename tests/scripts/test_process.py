@@ -213,7 +213,7 @@ def test_as_a_program(images, tmp_path):
     [
         ((), ("images", "city")),
         (("images",), ("--images", "--output-dir", "--aoi", "--center LON LAT", "--size METRES", "--height-range")),
-        (("images",), ("--camera", "--no-adjust", "--points {dense,sparse}", "--test-images", "--force")),
+        (("images",), ("--camera", "--no-adjust", "--points {dense,sparse}", "--test-images", "--sun", "--force")),
         (("city",), ("--output-dir", "--size", "--views", "--seed", "--force")),
     ],
 )
