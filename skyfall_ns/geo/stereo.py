@@ -34,6 +34,7 @@ NEAR_M = 3.0  # beyond the surface so far, later sweeps look this far up and dow
 GAMMA = 2.2  # of pictures: hues are those of the light itself
 HAZE_PERCENTILE = 0.3  # the darkest light of an image comes from the air (dark-object subtraction)
 APART_M = 3.0  # what stands apart differs by more from every neighbour
+CALM_CELLS = 3  # heights are medians of so many cells square: less noise, and edges stay (benchmarks/heights.md)
 SPECKLE_UNIT_M = 0.05  # heights are compared in whole units of 16 bits: 1.6 km up and down
 HUE_FLOOR = 0.05  # of the sum of three bands of light: the hue of darker pixels is noise
 
@@ -232,6 +233,7 @@ def _tile_surface(views: _Views, pairs, grid: Grid, range_m: tuple[float, float]
             height, confidence = _without_speckles(
                 height, confidence, seen, round(sweep.speckle_m2 / cells.resolution_m**2)
             )
+    height = cv2.medianBlur(height, CALM_CELLS)
     return np.where(seen, height, np.nan).astype(np.float32), np.where(seen, confidence, 0).astype(np.float32)
 
 

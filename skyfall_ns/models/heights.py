@@ -16,7 +16,10 @@ MANY_VIEWS = 5  # so many images know better than stereo where a wall is; fewer 
 FEW_PULL = 5.0  # the term's weight is so many times larger with fewer: they explain themselves by moving heights
 RIM_M, STEP_M = 2.0, 1.5  # how far a wall may be off; heights that differ by more have a wall between them
 APART_M, NEAR_M = 2.0, 0.3  # see Rendering.sharp_depth
-FINER = 3  # heights are read in the middle of each cell, from cells so much smaller: a cell's own would blur its edges
+FINER = 3  # heights are drawn in cells so much smaller than those asked for, whose own would blur edges
+MIDDLE = FINER + FINER // 2  # of the first cell, behind a cell of margin
+WIDE_CELLS, WIDE_M = 3, 1.5  # a cell's height is the median of a window so wide around its middle, at most WIDE_M
+SOLID = 0.5  # alpha from which there is a depth
 
 
 def height_m(depth: Float[Tensor, "*n"], on_model: SceneOnModel) -> Float[Tensor, "*n"]:
@@ -35,21 +38,37 @@ def draw_heights(
     splats: Gaussians, on_model: SceneOnModel, x_min_m: float, y_max_m: float, cell_m: float, width: int, height: int,
     tile: int = 680,
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:  # fmt: skip
-    """Heights (local metres) and alpha in the middle of each cell of a north-up grid, seen from straight above, tile by
-    tile; drawn on the CPU whatever the device, so that a scene has the same heights everywhere."""
+    """Heights (local metres; medians around each cell's middle) and alpha (in the middle) of a north-up grid, seen from
+    straight above, tile by tile; drawn on the CPU whatever the device, so that a scene has the same heights
+    everywhere."""
     splats = Gaussians(splats.means.cpu(), splats.quats.cpu(), splats.scales.cpu(), splats.opacities.cpu())
-    nothing, draw, middle = torch.zeros(len(splats.means), 0), pick_rasterizer("cpu"), FINER // 2
+    nothing, draw, fine_m = torch.zeros(len(splats.means), 0), pick_rasterizer("cpu"), cell_m / FINER
     heights, alphas = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
     for row in range(0, height, tile):
         for column in range(0, width, tile):
             part = (slice(row, min(row + tile, height)), slice(column, min(column + tile, width)))
-            west, north = x_min_m + column * cell_m, y_max_m - row * cell_m
-            size = FINER * (part[1].stop - column), FINER * (part[0].stop - row)
-            drawn = draw(splats, nothing, nadir_over(on_model, west, north, cell_m / FINER, *size))
+            west, north = x_min_m + (column - 1) * cell_m, y_max_m - (row - 1) * cell_m  # a cell more on each side
+            size = FINER * (part[1].stop - column + 2), FINER * (part[0].stop - row + 2)
+            drawn = draw(splats, nothing, nadir_over(on_model, west, north, fine_m, *size))
             depth = drawn.sharp_depth(APART_M * on_model.scale, NEAR_M * on_model.scale)
-            heights[part] = height_m(depth[middle::FINER, middle::FINER], on_model).numpy()
-            alphas[part] = drawn.alpha[middle::FINER, middle::FINER].numpy()
+            solid = torch.where(drawn.alpha >= SOLID, height_m(depth, on_model), torch.nan)
+            heights[part] = medians(solid, window(fine_m)).numpy()
+            alphas[part] = drawn.alpha[MIDDLE:-FINER:FINER, MIDDLE:-FINER:FINER].numpy()
     return heights, alphas
+
+
+def window(fine_m: float) -> int:
+    """Fine cells across the window whose median is a height: an odd number."""
+    across = min(WIDE_CELLS * FINER, int(WIDE_M / fine_m + 1e-6))
+    return max(1, across - 1 + across % 2)
+
+
+def medians(fine: Float[Tensor, "H W"], across: int) -> Float[Tensor, "h w"]:
+    """Medians of windows around the middles of cells of FINER fine ones; the outermost cells only help, and NaN is
+    left out."""
+    rows, columns = (slice(MIDDLE - across // 2, size - MIDDLE + across // 2) for size in fine.shape)
+    windows = fine[rows, columns].unfold(0, across, FINER).unfold(1, across, FINER)
+    return windows.flatten(-2).nanmedian(-1).values
 
 
 def rims(heights: Float[Tensor, "h w"], cell_m: float) -> Bool[Tensor, "h w"]:

@@ -22,7 +22,7 @@ from skyfall_ns.models.filter3d import SmoothingFilter, apply_filter
 from skyfall_ns.models.fit import fit_look
 from skyfall_ns.models.growth import growth_of
 from skyfall_ns.models.harmonics import SH_C0, directional, sight
-from skyfall_ns.models.heights import HeightTarget, draw_heights, height_m
+from skyfall_ns.models.heights import SOLID, HeightTarget, draw_heights, height_m
 from skyfall_ns.models.home import HomeView
 from skyfall_ns.models.light import Direction, Look, Looks, encode, normals_of, picture, seen, sunlight
 from skyfall_ns.models.metrics import halves, image_scores
@@ -35,7 +35,6 @@ from skyfall_ns.models.shift import ImageShift, shifted
 from skyfall_ns.models.start import start_parameters
 from skyfall_ns.models.view import View, bend, damped, image_of, in_viewer, moves_of, sun_of, view_of
 
-SOLID = 0.5  # alpha from which a pixel has a depth
 BEHIND = 3  # the void's depth in the viewer over the farthest splat's: what stands behind the scene is not hidden by it
 
 
