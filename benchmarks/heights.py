@@ -23,7 +23,7 @@ from skyfall_ns.export.dsm import Dsm
 from skyfall_ns.geo.dsm import compare_dsm
 from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.geo.raster import Grid, read_raster
-from skyfall_ns.models.heights import APART_M, FINER, NEAR_M, height_m, nadir_over
+from skyfall_ns.models.heights import APART_M, FINER, NEAR_M, height_m, medians, nadir_over, window
 from skyfall_ns.models.rasterizers import Rendering, pick_rasterizer
 from skyfall_ns.models.skyfall import SkyfallModel
 from skyfall_ns.pipelines.loading import load_run
@@ -50,10 +50,11 @@ def ways(drawn: Rendering, scale: float) -> dict[str, Tensor]:
 
 
 def draw(model: SkyfallModel, grid: Grid, finer: int) -> tuple[Rendering, float]:
-    """The run from above, `finer` pixels a cell, and the seconds that took (the second time: kernels are compiled)."""
-    view = nadir_over(
-        model.on_model, grid.x_min_m, grid.y_max_m, grid.resolution_m / finer, finer * grid.width, finer * grid.height
-    )
+    """The run from above, `finer` pixels a cell and a cell more on each side, and the seconds that took (the second
+    time: kernels are compiled)."""
+    cell_m = grid.resolution_m
+    size = finer * (grid.width + 2), finer * (grid.height + 2)
+    view = nadir_over(model.on_model, grid.x_min_m - cell_m, grid.y_max_m + cell_m, cell_m / finer, *size)
     for _ in range(2):
         start = time.perf_counter()
         drawn = pick_rasterizer("cpu")(model.gaussians(), torch.zeros(model.num_points, 0), view)
@@ -69,12 +70,18 @@ def rows(config: Path, reference: Path) -> list[str]:
     lines += ["| height | pixels a cell | median | within 1 m | mean | at edges | s |", "|---|---|---|---|---|---|---|"]
     for finer in (1, FINER):
         drawn, seconds = draw(model, grid, finer)
-        middle = slice(finer // 2, None, finer)
-        for name, depth in ways(drawn, on_model.scale).items():
-            height = height_m(depth[middle, middle], on_model).numpy().astype(np.float64) + frame.origin[2]
+        middle = slice(finer + finer // 2, -finer, finer)
+        heights = {name: height_m(depth, on_model) for name, depth in ways(drawn, on_model.scale).items()}
+        read = {name: fine[middle, middle] for name, fine in heights.items()}
+        if finer == FINER:
+            last = list(heights.values())[-1]
+            sizes = (3, 5, 7, window(CELL_M / FINER))
+            read |= {f"the last, median of {n} x {n} pixels": medians(last, n) for n in sizes}
+        for name, height in read.items():
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "dsm.tif"
-                Dsm(height, frame.crs, grid.transform(frame.origin)).write(path)
+                up = height.numpy().astype(np.float64) + frame.origin[2]
+                Dsm(up, frame.crs, grid.transform(frame.origin)).write(path)
                 score = compare_dsm(read_raster(path), truth).report["registered"]
             lines.append(
                 f"| {name} | {finer * finer} | {score['median_m']:.3f} | {score['within_1m']:.1%} | "

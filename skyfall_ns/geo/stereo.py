@@ -34,7 +34,6 @@ NEAR_M = 3.0  # beyond the surface so far, later sweeps look this far up and dow
 GAMMA = 2.2  # of pictures: hues are those of the light itself
 HAZE_PERCENTILE = 0.3  # the darkest light of an image comes from the air (dark-object subtraction)
 APART_M = 3.0  # what stands apart differs by more from every neighbour
-CALM_CELLS = 3  # heights are medians of so many cells square: less noise, and edges stay (benchmarks/heights.md)
 SPECKLE_UNIT_M = 0.05  # heights are compared in whole units of 16 bits: 1.6 km up and down
 HUE_FLOOR = 0.05  # of the sum of three bands of light: the hue of darker pixels is noise
 
@@ -43,7 +42,8 @@ HUE_FLOOR = 0.05  # of the sum of three bands of light: the hue of darker pixels
 class Sweep:
     """One pass over all heights; `p1` and `p2` are the prices (1/100) of small and large height steps. Cells are
     `coarser` times as wide as the surface's, and one height step moves the widest pair's match by `step_px`. Patches
-    smaller than `speckle_m2` that stand apart from all around them are mistakes."""
+    smaller than `speckle_m2` that stand apart from all around them are mistakes, and heights are medians of
+    `median_cells` square."""
 
     matching: Matching
     p1: int
@@ -51,11 +51,12 @@ class Sweep:
     step_px: float
     coarser: int = 1
     speckle_m2: float = 0.0
+    median_cells: int = 1
 
 
 # noise is the enemy: patches below 20 m² were wrong by 16 and 22 m on average (Kahramanmaraş, two pairs), even where
 # views agreed well
-FEW = (Sweep(Matching(window=7, best_share=0.4), 5, 150, 0.15, speckle_m2=20.0),)
+FEW = (Sweep(Matching(window=7, best_share=0.4), 5, 150, 0.15, speckle_m2=20.0, median_cells=3),)
 _MATCHING = Matching(window=3, best_share=0.4, hue_weight=1.0, height_price=0.5)
 MANY = (  # many pairs average noise away: edges stay sharp
     Sweep(Matching(window=3, best_share=0.3, hue_weight=0.5, height_price=0.5), 15, 150, 0.9, coarser=2),
@@ -233,7 +234,7 @@ def _tile_surface(views: _Views, pairs, grid: Grid, range_m: tuple[float, float]
             height, confidence = _without_speckles(
                 height, confidence, seen, round(sweep.speckle_m2 / cells.resolution_m**2)
             )
-    height = cv2.medianBlur(height, CALM_CELLS)
+        height = cv2.medianBlur(height, sweep.median_cells)
     return np.where(seen, height, np.nan).astype(np.float32), np.where(seen, confidence, 0).astype(np.float32)
 
 

@@ -12,7 +12,7 @@ def test_a_height_is_the_median_around_the_middle_of_its_cell(across):
     rng = np.random.default_rng(across)
     fine = rng.normal(size=(FINER * 7, FINER * 6)).astype(np.float32)
     fine[rng.random(fine.shape) < 0.3] = np.nan
-    fine[MIDDLE : -FINER : FINER, MIDDLE : -FINER : FINER] = 0.5  # so that no window is empty
+    fine[MIDDLE:-FINER:FINER, MIDDLE:-FINER:FINER] = 0.5  # so that no window is empty
     got = medians(torch.from_numpy(fine), across).numpy()
     assert got.shape == (5, 4)
     reach = across // 2
