@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from affine import Affine
 from pyproj import Transformer
+from scipy.ndimage import gaussian_filter
 
 from skyfall_ns.errors import CrsError, RasterError
 from skyfall_ns.geo.dsm import compare_dsm, edge_scores, scores
@@ -46,6 +47,31 @@ def dsm(
 def test_a_shift_is_recovered(shift, noise_m):
     report = compare_dsm(dsm(shift, noise_m=noise_m, seed=1), dsm(noise_m=noise_m, seed=2)).report
     np.testing.assert_allclose(report["shift_m"], -np.array(shift), atol=0.05)
+
+
+def sharp_roofs(east_m: np.ndarray, south_m: np.ndarray) -> np.ndarray:
+    """Heights at points: no cell mixes roof and street."""
+    rng = np.random.default_rng(5)
+    z = 0.03 * east_m + 0.02 * south_m
+    for _ in range(60):
+        (cx, cy), (w, h), height = rng.uniform(0, SIZE_M, 2), rng.uniform(4, 12, 2), rng.uniform(3, 20)
+        z = np.where((abs(east_m - cx) < w) & (abs(south_m - cy) < h), np.maximum(z, height), z)
+    return z
+
+
+@pytest.mark.parametrize("shift", [(0.2, -0.1), (0.4, 0.1), (0.1, 0.35), (-0.3, 0.22)])
+def test_sharp_walls_do_not_pull_to_half_cells(shift):
+    """Walls that are cells off here and there, as those of trained surfaces: half a metre at random, on both sides."""
+    rng, centres = np.random.default_rng(0), (np.arange(320) + 0.5) * 0.5
+    east, south = np.meshgrid(centres, centres)
+    off_m = [gaussian_filter(rng.normal(size=east.shape), 3) for _ in range(2)]
+    off_east, off_south = (0.5 * off / off.std() for off in off_m)
+    moved = sharp_roofs(east - shift[0] + off_east, south + shift[1] + off_south)
+    pred, ref = (
+        Raster(z[None].astype(np.float32), UTM, Affine(0.5, 0, WEST, 0, -0.5, NORTH), None)
+        for z in (moved, sharp_roofs(east, south))
+    )
+    np.testing.assert_allclose(compare_dsm(pred, ref).report["shift_m"][:2], -np.array(shift), atol=0.08)
 
 
 def test_other_grids_register_too():
