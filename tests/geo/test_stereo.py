@@ -1,14 +1,18 @@
 """Surfaces and points of a synthetic block on a slope, seen by affine cameras: heights are known everywhere."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
+from scipy.ndimage import median_filter
 
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.geo.points import surface_points
 from skyfall_ns.geo.raster import Grid
 from skyfall_ns.geo.stereo import (
+    FEW,
     _hues,
     _lowest_seen,
     _without_speckles,
@@ -87,6 +91,15 @@ def test_two_views_recover_slope_and_block(images):
     assert np.isfinite(surface.height_m).all()
     assert np.median(error) < 0.1
     assert (error < 1).mean() > 0.9
+
+
+def test_heights_of_few_views_are_medians(images, monkeypatch):
+    """Of three cells square, and nearer the truth for it."""
+    few = dense_surface(images[:2], VIEWS[:2], BOX, 0.5)
+    monkeypatch.setattr("skyfall_ns.geo.stereo.FEW", tuple(replace(sweep, median_cells=1) for sweep in FEW))
+    noisy = dense_surface(images[:2], VIEWS[:2], BOX, 0.5)
+    np.testing.assert_array_equal(few.height_m, median_filter(noisy.height_m, 3, mode="nearest"))
+    assert np.median(np.abs(errors(few))) < np.median(np.abs(errors(noisy)))
 
 
 def test_more_views_are_better(images, surface):
