@@ -38,9 +38,9 @@ def draw_heights(
     splats: Gaussians, on_model: SceneOnModel, x_min_m: float, y_max_m: float, cell_m: float, width: int, height: int,
     tile: int = 680,
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:  # fmt: skip
-    """Heights (local metres; medians around each cell's middle) and alpha (in the middle) of a north-up grid, seen from
-    straight above, tile by tile; drawn on the CPU whatever the device, so that a scene has the same heights
-    everywhere."""
+    """Heights (local metres; medians around each cell's middle, NaN where nothing there is solid) and alpha (in the
+    middle) of a north-up grid, seen from straight above, tile by tile; drawn on the CPU whatever the device, so that a
+    scene has the same heights everywhere."""
     splats = Gaussians(splats.means.cpu(), splats.quats.cpu(), splats.scales.cpu(), splats.opacities.cpu())
     nothing, draw, fine_m = torch.zeros(len(splats.means), 0), pick_rasterizer("cpu"), cell_m / FINER
     heights, alphas = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
