@@ -7,10 +7,12 @@ Splats are soft: at a roof's rim some light passes to the street below, and its 
 
 import argparse
 import datetime
+import math
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +21,17 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from rasterizer import machine
 
+from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.export.dsm import Dsm
 from skyfall_ns.geo.dsm import compare_dsm
 from skyfall_ns.geo.frame import LocalFrame
-from skyfall_ns.geo.raster import Grid, read_raster
-from skyfall_ns.models.heights import APART_M, FINER, NEAR_M, height_m, medians, nadir_over, window
-from skyfall_ns.models.rasterizers import Rendering, pick_rasterizer
-from skyfall_ns.models.skyfall import SkyfallModel
+from skyfall_ns.geo.raster import Grid, Raster, read_raster
+from skyfall_ns.models.heights import APART_M, FINER, LEAST_UP, NEAR_M, SOLID, height_m, medians, nadir_over, window
+from skyfall_ns.models.light import normals_of
+from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
 from skyfall_ns.pipelines.loading import load_run
 
-CELL_M = 0.5
+CELL_M, LEAST_UPS = 0.5, (0.1, 0.15, 0.25, 0.3, LEAST_UP)
 TITLE = (
     "# Reading heights\n\nWritten by `python benchmarks/heights.py CONFIG REFERENCE`. Metres, after one 3-D shift: "
     "median of the differences, share within 1 m, mean, mean up to 1.5 m from height steps of the reference; seconds "
@@ -49,45 +52,70 @@ def ways(drawn: Rendering, scale: float) -> dict[str, Tensor]:
     }
 
 
-def draw(model: SkyfallModel, grid: Grid, finer: int) -> tuple[Rendering, float]:
-    """The run from above, `finer` pixels a cell and a cell more on each side, and the seconds that took (the second
+def draw(splats: Gaussians, on_model: SceneOnModel, grid: Grid, finer: int) -> tuple[Rendering, float]:
+    """Splats from above, `finer` pixels a cell and a cell more on each side, and the seconds that took (the second
     time: kernels are compiled)."""
     cell_m = grid.resolution_m
     size = finer * (grid.width + 2), finer * (grid.height + 2)
-    view = nadir_over(model.on_model, grid.x_min_m - cell_m, grid.y_max_m + cell_m, cell_m / finer, *size)
+    view = nadir_over(on_model, grid.x_min_m - cell_m, grid.y_max_m + cell_m, cell_m / finer, *size)
     for _ in range(2):
         start = time.perf_counter()
-        drawn = pick_rasterizer("cpu")(model.gaussians(), torch.zeros(model.num_points, 0), view)
+        drawn = pick_rasterizer("cpu")(splats, torch.zeros(len(splats.means), 0), view)
     return drawn, time.perf_counter() - start
+
+
+def upward(splats: Gaussians, least_up: float) -> Gaussians:
+    """Splats whose normals' vertical part is at least that."""
+    keep = normals_of(splats.quats)[:, 2].abs() >= least_up
+    return Gaussians(splats.means[keep], splats.quats[keep], splats.scales[keep], splats.opacities[keep])
+
+
+def read(splats: Gaussians, on_model: SceneOnModel, grid: Grid, finer: int) -> tuple[dict[str, Tensor], float]:
+    """Heights of cells by the way they are read, and the seconds of drawing."""
+    drawn, seconds = draw(splats, on_model, grid, finer)
+    middle = slice(finer + finer // 2, -finer, finer)
+    solid = drawn.alpha >= SOLID
+    heights = {
+        name: torch.where(solid, height_m(depth, on_model), torch.nan)
+        for name, depth in ways(drawn, on_model.scale).items()
+    }
+    cells = {name: fine[middle, middle] for name, fine in heights.items()}
+    if finer > 1:
+        last = list(heights.values())[-1]
+        sizes = (3, 5, 7, window(CELL_M / finer))
+        cells |= {f"the last, median of {n} x {n} pixels": medians(last, n) for n in sizes}
+    return cells, seconds
 
 
 def rows(config: Path, reference: Path) -> list[str]:
     """Lines of the table for one run."""
     model = load_run(config)
     frame, on_model = LocalFrame.from_dict(model.on_model.scene.frame), model.on_model
-    grid, truth = Grid.over(on_model.scene.box_m, CELL_M), read_raster(reference)
+    grid, truth, splats = Grid.over(on_model.scene.box_m, CELL_M), read_raster(reference), model.gaussians()
     lines = [f"\n## {on_model.scene.folder.name}, against {reference.name}\n"]
-    lines += ["| height | pixels a cell | median | within 1 m | mean | at edges | s |", "|---|---|---|---|---|---|---|"]
-    for finer in (1, FINER):
-        drawn, seconds = draw(model, grid, finer)
-        middle = slice(finer + finer // 2, -finer, finer)
-        heights = {name: height_m(depth, on_model) for name, depth in ways(drawn, on_model.scale).items()}
-        read = {name: fine[middle, middle] for name, fine in heights.items()}
-        if finer == FINER:
-            last = list(heights.values())[-1]
-            sizes = (3, 5, 7, window(CELL_M / FINER))
-            read |= {f"the last, median of {n} x {n} pixels": medians(last, n) for n in sizes}
-        for name, height in read.items():
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "dsm.tif"
-                up = height.numpy().astype(np.float64) + frame.origin[2]
-                Dsm(up, frame.crs, grid.transform(frame.origin)).write(path)
-                score = compare_dsm(read_raster(path), truth).report["registered"]
+    lines += [
+        "| height | pixels a cell | left out: steeper than | median | within 1 m | mean | at edges | s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for finer, least_up in ((1, 0.0), (FINER, 0.0), *((FINER, up) for up in LEAST_UPS)):
+        cells, seconds = read(upward(splats, least_up), on_model, grid, finer)
+        steep = f"{math.degrees(math.acos(least_up)):.1f}°" if least_up else "-"
+        shown = cells if least_up in (0.0, LEAST_UP) else dict(list(cells.items())[-1:])
+        for name, height in shown.items():
+            score = against(truth, height.double().numpy() + frame.origin[2], frame, grid)
             lines.append(
-                f"| {name} | {finer * finer} | {score['median_m']:.3f} | {score['within_1m']:.1%} | "
+                f"| {name} | {finer * finer} | {steep} | {score['median_m']:.3f} | {score['within_1m']:.1%} | "
                 f"{score['mae_m']:.3f} | {score['edges']['mae_m']:.3f} | {seconds:.2f} |"
             )
     return lines
+
+
+def against(truth: Raster, up_m: np.ndarray, frame: LocalFrame, grid: Grid) -> dict[str, Any]:
+    """Scores of a height map, through the file that it would be."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dsm.tif"
+        Dsm(up_m, frame.crs, grid.transform(frame.origin)).write(path)
+        return compare_dsm(read_raster(path), truth).report["registered"]
 
 
 def main() -> None:

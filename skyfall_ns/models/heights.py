@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
+from skyfall_ns.models.light import normals_of
 from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
 from skyfall_ns.models.view import DEPTH_OFFSET, View, nadir_view
 
@@ -20,6 +21,7 @@ FINER = 3  # heights are drawn in cells so much smaller than those asked for, wh
 MIDDLE = FINER + FINER // 2  # of the first cell, behind a cell of margin
 WIDE_CELLS, WIDE_M = 3, 1.5  # a cell's height is the median of a window so wide around its middle, at most WIDE_M
 SOLID = 0.5  # alpha from which there is a depth
+LEAST_UP = 0.2  # of a normal: splats that stand steeper (78.5 degrees) are walls (measured: benchmarks/heights.md)
 
 
 def height_m(depth: Float[Tensor, "*n"], on_model: SceneOnModel) -> Float[Tensor, "*n"]:
@@ -39,9 +41,9 @@ def draw_heights(
     tile: int = 680,
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:  # fmt: skip
     """Heights (local metres; medians around each cell's middle, NaN where nothing there is solid) and alpha (in the
-    middle) of a north-up grid, seen from straight above, tile by tile; drawn on the CPU whatever the device, so that a
-    scene has the same heights everywhere."""
-    splats = Gaussians(splats.means.cpu(), splats.quats.cpu(), splats.scales.cpu(), splats.opacities.cpu())
+    middle) of a north-up grid, seen from straight above without walls, tile by tile; drawn on the CPU whatever the
+    device, so that a scene has the same heights everywhere."""
+    splats = lying(splats)
     nothing, draw, fine_m = torch.zeros(len(splats.means), 0), pick_rasterizer("cpu"), cell_m / FINER
     heights, alphas = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
     for row in range(0, height, tile):
@@ -55,6 +57,13 @@ def draw_heights(
             heights[part] = medians(solid, window(fine_m)).numpy()
             alphas[part] = drawn.alpha[MIDDLE:-FINER:FINER, MIDDLE:-FINER:FINER].numpy()
     return heights, alphas
+
+
+def lying(splats: Gaussians) -> Gaussians:
+    """Those that a height can be read from, on the CPU. A wall has no height of its own, but its splats are a metre
+    tall and lean a little, and from above they hide the street beside it at any height between roof and street."""
+    keep = normals_of(splats.quats)[:, 2].abs() >= LEAST_UP
+    return Gaussians(*(value[keep].cpu() for value in (splats.means, splats.quats, splats.scales, splats.opacities)))
 
 
 def window(fine_m: float) -> int:

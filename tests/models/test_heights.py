@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from skyfall_ns.models.heights import FINER, MIDDLE, medians, window
+from skyfall_ns.models.heights import FINER, LEAST_UP, MIDDLE, lying, medians, window
+from skyfall_ns.models.rasterizers import Gaussians
 
 
 @pytest.mark.parametrize("across", [1, 3, 5, 9])
@@ -36,3 +37,15 @@ def test_a_wall_stays_where_it_is():
 def test_a_window_is_three_cells_and_never_wider_than_a_metre_and_a_half():
     assert [window(cell / FINER) for cell in (0.25, 0.3, 0.5, 0.75, 1.0, 2.0, 10.0)] == [9, 9, 9, 5, 3, 1, 1]
     assert all(window(cell / FINER) % 2 for cell in np.linspace(0.1, 3, 60))
+
+
+@pytest.mark.parametrize("turn", [0.0, 40.0, 137.0])
+def test_heights_are_read_from_splats_that_do_not_stand(turn):
+    """Slopes of discs in any direction, their quaternions of any length."""
+    slopes = torch.tensor([0.0, 45.0, 78.0, 79.0, 90.0, 101.0, 102.0, 180.0]).deg2rad()
+    half, about = slopes / 2, torch.tensor(turn).deg2rad()
+    quats = 3 * torch.stack([half.cos(), half.sin() * about.cos(), half.sin() * about.sin(), torch.zeros(8)], 1)
+    splats = Gaussians(torch.arange(24.0).reshape(8, 3), quats, torch.rand(8, 3), torch.arange(8.0))
+    assert lying(splats).opacities.tolist() == [0, 1, 2, 6, 7]
+    assert (lying(splats).means == splats.means[[0, 1, 2, 6, 7]]).all()
+    assert np.degrees(np.arccos(LEAST_UP)) == pytest.approx(78.46, abs=0.01)
