@@ -16,7 +16,7 @@ from skyfall_ns.models.view import DEPTH_OFFSET, View, nadir_view
 MANY_VIEWS = 5  # so many images know better than stereo where a wall is; fewer do not (measured: docs/architecture.md)
 FEW_PULL = 5.0  # the term's weight is so many times larger with fewer: they explain themselves by moving heights
 RIM_M, STEP_M = 2.0, 1.5  # how far a wall may be off; heights that differ by more have a wall between them
-APART_M, NEAR_M = 2.0, 0.3  # see Rendering.sharp_depth
+APART_M, NEAR_M = 5.0, 0.3  # see Rendering.sharp_depth
 FINER = 3  # heights are drawn in cells so much smaller than those asked for, whose own would blur edges
 MIDDLE = FINER + FINER // 2  # of the first cell, behind a cell of margin
 WIDE_CELLS, WIDE_M = 3, 1.5  # a cell's height is the median of a window so wide around its middle, at most WIDE_M
