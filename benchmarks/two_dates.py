@@ -23,8 +23,8 @@ from skyfall_ns.geo.raster import read_raster, write_raster
 AGREE_M = 1.0
 TITLE = (
     "# One scene of two dates\n\nWritten by `python benchmarks/two_dates.py BEFORE AFTER DSM`. Metres, after one 3-D "
-    "shift: median of the differences, share within 1 m, mean; on ground where both references agree within 1 m, and mean "
-    "where they do not.\n"
+    "shift: median of the differences, share within 1 m, mean; on ground where both references agree within 1 m, and "
+    "mean where they do not.\n"
 )
 
 
