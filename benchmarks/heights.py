@@ -7,7 +7,6 @@ Splats are soft: at a roof's rim some light passes to the street below, and its 
 
 import argparse
 import datetime
-import math
 import sys
 import tempfile
 import time
@@ -26,12 +25,21 @@ from skyfall_ns.export.dsm import Dsm
 from skyfall_ns.geo.dsm import compare_dsm
 from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.geo.raster import Grid, Raster, read_raster
-from skyfall_ns.models.heights import APART_M, FINER, LEAST_UP, NEAR_M, SOLID, height_m, medians, nadir_over, window
-from skyfall_ns.models.light import normals_of
+from skyfall_ns.models.heights import (
+    APART_M,
+    FINER,
+    NEAR_M,
+    SOLID,
+    height_m,
+    medians,
+    nadir_over,
+    window,
+    with_upright_walls,
+)
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
 from skyfall_ns.pipelines.loading import load_run
 
-CELL_M, LEAST_UPS = 0.5, (0.1, 0.15, 0.25, 0.3, LEAST_UP)
+CELL_M = 0.5
 TITLE = (
     "# Reading heights\n\nWritten by `python benchmarks/heights.py CONFIG REFERENCE`. Metres, after one 3-D shift: "
     "median of the differences, share within 1 m, mean, mean up to 1.5 m from height steps of the reference; seconds "
@@ -64,12 +72,6 @@ def draw(splats: Gaussians, on_model: SceneOnModel, grid: Grid, finer: int) -> t
     return drawn, time.perf_counter() - start
 
 
-def upward(splats: Gaussians, least_up: float) -> Gaussians:
-    """Splats whose normals' vertical part is at least that."""
-    keep = normals_of(splats.quats)[:, 2].abs() >= least_up
-    return Gaussians(splats.means[keep], splats.quats[keep], splats.scales[keep], splats.opacities[keep])
-
-
 def read(splats: Gaussians, on_model: SceneOnModel, grid: Grid, finer: int) -> tuple[dict[str, Tensor], float]:
     """Heights of cells by the way they are read, and the seconds of drawing."""
     drawn, seconds = draw(splats, on_model, grid, finer)
@@ -94,17 +96,16 @@ def rows(config: Path, reference: Path) -> list[str]:
     grid, truth, splats = Grid.over(on_model.scene.box_m, CELL_M), read_raster(reference), model.gaussians()
     lines = [f"\n## {on_model.scene.folder.name}, against {reference.name}\n"]
     lines += [
-        "| height | pixels a cell | left out: steeper than | median | within 1 m | mean | at edges | s |",
+        "| height | walls | pixels a cell | median | within 1 m | mean | at edges | s |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for finer, least_up in ((1, 0.0), (FINER, 0.0), *((FINER, up) for up in LEAST_UPS)):
-        cells, seconds = read(upward(splats, least_up), on_model, grid, finer)
-        steep = f"{math.degrees(math.acos(least_up)):.1f}°" if least_up else "-"
-        shown = cells if least_up in (0.0, LEAST_UP) else dict(list(cells.items())[-1:])
-        for name, height in shown.items():
+    for finer, walls in ((1, "as they are"), (FINER, "as they are"), (FINER, "upright")):
+        read_from = with_upright_walls(splats) if walls == "upright" else splats
+        cells, seconds = read(read_from, on_model, grid, finer)
+        for name, height in cells.items():
             score = against(truth, height.double().numpy() + frame.origin[2], frame, grid)
             lines.append(
-                f"| {name} | {finer * finer} | {steep} | {score['median_m']:.3f} | {score['within_1m']:.1%} | "
+                f"| {name} | {walls} | {finer * finer} | {score['median_m']:.3f} | {score['within_1m']:.1%} | "
                 f"{score['mae_m']:.3f} | {score['edges']['mae_m']:.3f} | {seconds:.2f} |"
             )
     return lines

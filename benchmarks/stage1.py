@@ -94,8 +94,7 @@ def scored(config: Path, folder: Path, reference: Path | None, truth: Path | Non
         call("skyfall-eval", "dsm", folder / "dsm.tif", reference, "--json", report)
         result["dsm"] = json.loads(report.read_text())
     if truth:
-        registered = ("--dsm", reference) if reference else ()
-        call("skyfall-eval", "views", "--load-config", config, "--truth", truth, *registered, "--json", report)
+        call("skyfall-eval", "views", "--load-config", config, "--truth", truth, "--json", report)
         result["views"] = json.loads(report.read_text())["elevations"]
     return result
 

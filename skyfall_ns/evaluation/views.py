@@ -5,7 +5,7 @@ over the scene's box from the height of most roofs down to the ground. Elsewhere
 run was asked to build.
 
 Vendors point metres wrong, and an adjustment makes images agree without knowing where they are: a run is first moved by
-the one 3-D shift that registers its heights, as in `geo.dsm`.
+one 3-D shift, that of its cameras (`evaluation.place`) or the one that registers its heights, as in `geo.dsm`.
 """
 
 import json

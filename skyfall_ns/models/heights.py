@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
@@ -21,7 +22,7 @@ FINER = 3  # heights are drawn in cells so much smaller than those asked for, wh
 MIDDLE = FINER + FINER // 2  # of the first cell, behind a cell of margin
 WIDE_CELLS, WIDE_M = 3, 1.5  # a cell's height is the median of a window so wide around its middle, at most WIDE_M
 SOLID = 0.5  # alpha from which there is a depth
-LEAST_UP = 0.2  # of a normal: splats that stand steeper (78.5 degrees) are walls (measured: benchmarks/heights.md)
+WALL, EDGE_ON = 0.4, 0.1  # vertical parts of normals: below them a splat is a wall's (66 degrees), and hides (84)
 
 
 def height_m(depth: Float[Tensor, "*n"], on_model: SceneOnModel) -> Float[Tensor, "*n"]:
@@ -41,9 +42,9 @@ def draw_heights(
     tile: int = 680,
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:  # fmt: skip
     """Heights (local metres; medians around each cell's middle, NaN where nothing there is solid) and alpha (in the
-    middle) of a north-up grid, seen from straight above without walls, tile by tile; drawn on the CPU whatever the
+    middle) of a north-up grid, seen from straight above, tile by tile; drawn on the CPU whatever the
     device, so that a scene has the same heights everywhere."""
-    splats = lying(splats)
+    splats = with_upright_walls(splats)
     nothing, draw, fine_m = torch.zeros(len(splats.means), 0), pick_rasterizer("cpu"), cell_m / FINER
     heights, alphas = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
     for row in range(0, height, tile):
@@ -59,11 +60,25 @@ def draw_heights(
     return heights, alphas
 
 
-def lying(splats: Gaussians) -> Gaussians:
-    """Those that a height can be read from, on the CPU. A wall has no height of its own, but its splats are a metre
-    tall and lean a little, and from above they hide the street beside it at any height between roof and street."""
-    keep = normals_of(splats.quats)[:, 2].abs() >= LEAST_UP
-    return Gaussians(*(value[keep].cpu() for value in (splats.means, splats.quats, splats.scales, splats.opacities)))
+def with_upright_walls(splats: Gaussians) -> Gaussians:
+    """Splats as heights are read from them, on the CPU. Those of walls are a metre tall and lean, and from above they
+    hide the street beside them at any height between roof and street: they are turned upright, and left out if they
+    nearly were already (measured: benchmarks/heights.md)."""
+    normals = normals_of(splats.quats).cpu()
+    keep = normals[:, 2].abs() >= EDGE_ON
+    kept = Gaussians(*(value.cpu()[keep] for value in (splats.means, splats.quats, splats.scales, splats.opacities)))
+    leans = normals[keep, 2].abs() < WALL
+    kept.quats[leans] = upright(kept.quats[leans], normals[keep][leans])
+    return kept
+
+
+def upright(quats: Float[Tensor, "n 4"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
+    """Quaternions (wxyz) turned the shortest way to level normals."""
+    x, y, z = normals.double().unbind(-1)
+    level = torch.hypot(x, y)
+    turn = torch.stack([-y, x, torch.zeros_like(x)], -1) * (torch.atan2(z, level) / level)[:, None]
+    turned = Rotation.from_rotvec(turn.numpy()) * Rotation.from_quat(quats.numpy()[:, [1, 2, 3, 0]])
+    return torch.from_numpy(turned.as_quat()[:, [3, 0, 1, 2]]).to(quats)
 
 
 def window(fine_m: float) -> int:

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.scripts._cli import run, write_json
+
+if TYPE_CHECKING:
+    from skyfall_ns.models.skyfall import SkyfallModel
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Views:
     truth: Path
     """Folder with the pictures and cameras.json, such as SCENE/truth/oblique of skyfall-process city."""
     dsm: Path | None = None
-    """True DSM that says by which 3-D shift to move the run first. By default the dsm.tif beside the folder, if any."""
+    """True DSM that says by which 3-D shift to move the run first. By default the true cameras in `rpc` beside the
+    folder say it, or else the dsm.tif there."""
     json: Path | None = None
     """Write the report to this file."""
     pictures: Path | None = None
@@ -68,15 +72,12 @@ class Views:
         """Draw, compare, print, write."""
         from tqdm import tqdm
 
-        from skyfall_ns.evaluation.views import Truth, register, report, score_views
-        from skyfall_ns.geo.raster import read_raster
+        from skyfall_ns.evaluation.views import Truth, report, score_views
         from skyfall_ns.pipelines.loading import load_run
 
-        truth, beside = Truth.load(self.truth), self.truth.resolve().parent / "dsm.tif"
-        dsm = self.dsm or (beside if beside.is_file() else None)
-        heights = None if dsm is None else read_raster(dsm)
+        truth = Truth.load(self.truth)
         model = load_run(self.load_config)
-        shift_m = None if heights is None else register(model, heights)
+        shift_m = self._shift_m(model)
         steps = score_views(model, truth, shift_m or (0.0, 0.0, 0.0))
         scores = list(tqdm(steps, desc="Views", total=len(truth.views), leave=False, disable=None))
         result = report(scores, truth.sun is not None, shift_m)
@@ -90,6 +91,18 @@ class Views:
             for score in scores:
                 write_png(self.pictures / f"{score.view.path.stem}.png", preview(score.pictures.numpy()))
 
+    def _shift_m(self, model: "SkyfallModel") -> tuple[float, float, float] | None:
+        from skyfall_ns.evaluation.place import shift_of_cameras
+        from skyfall_ns.evaluation.views import register
+        from skyfall_ns.geo.raster import read_raster
+
+        beside = self.truth.resolve().parent
+        if self.dsm is None:
+            of_cameras = shift_of_cameras(model.on_model.scene, beside / "rpc")
+            if of_cameras or not (beside / "dsm.tif").is_file():
+                return of_cameras
+        return register(model, read_raster(self.dsm or beside / "dsm.tif"))
+
 
 def _view_table(report: dict[str, Any]) -> str:
     rows = [f"{'elevation (deg)':18}{'PSNR (dB)':>10}{'SSIM':>8}{'views':>7}"]
@@ -97,7 +110,7 @@ def _view_table(report: dict[str, Any]) -> str:
     if report["shift_m"]:
         rows.append("moved east, north, up: {:+.3f} {:+.3f} {:+.3f} m".format(*report["shift_m"]))
     else:
-        rows.append("not registered: no --dsm, and no dsm.tif beside the folder")
+        rows.append("not registered: no --dsm, and neither rpc nor dsm.tif beside the folder")
     if not report["sunlit"]:
         rows.append("cameras.json does not tell the sun: the look without shadows was compared")
     return "\n".join(rows)

@@ -118,7 +118,13 @@ def test_true_views(run, city_scene, tmp_path, monkeypatch, capsys):
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {v["file"] for v in report["views"]}
     assert cv2.imread(str(tmp_path / "pictures/e60_a030.png")).shape == (96, 192, 3)
 
-    registered = psnrs(report_path)
+    registered, of_cameras = psnrs(report_path), report["shift_m"]
+    call(monkeypatch, "views", "--load-config", run, "--truth", truth, "--dsm", truth.parent / "dsm.tif",
+         "--json", report_path)  # fmt: skip
+    of_heights = json.loads(report_path.read_text())["shift_m"]
+    assert 1e-6 < np.abs(np.subtract(of_heights, of_cameras)).max() < 0.5  # two ways to know the same
+    capsys.readouterr()
+
     moved = tmp_path / "moved/oblique"
     shutil.copytree(truth, moved)
     call(monkeypatch, "views", "--load-config", run, "--truth", moved, "--json", report_path)
