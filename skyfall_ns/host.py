@@ -17,6 +17,7 @@ import torch
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecayScheduler, ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer
+from nerfstudio.utils import writer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -135,16 +136,21 @@ def save_whole_checkpoints(trainer: Trainer, then: Callable[[], None] = lambda: 
 
 def count_all_steps(trainer: Trainer, flag: str) -> None:
     """After a resume the host trains `max_num_iterations` more steps; here the number is the total, and `flag` asks for
-    more.
+    more. The progress that is printed counts towards the total too, or it would tell 150 % and a day to go.
 
     Raises TrainingError if the run is already that long."""
-    left = trainer.config.max_num_iterations - trainer._start_step
-    if left <= 0:
+    total, train = trainer.config.max_num_iterations, trainer.train
+    if total <= trainer._start_step:
         raise TrainingError(
-            f"This run has already done {trainer._start_step} of {trainer.config.max_num_iterations} steps. "
-            f"Ask for more with {flag}."
+            f"This run has already done {trainer._start_step} of {total} steps. Ask for more with {flag}."
         )
-    trainer.config.max_num_iterations = left
+
+    def train_towards_total() -> None:
+        writer.GLOBAL_BUFFER["max_iter"] = total
+        train()
+
+    trainer.config.max_num_iterations = total - trainer._start_step
+    trainer.train = train_towards_total  # type: ignore[method-assign]
 
 
 def look_for_checkpoints() -> None:

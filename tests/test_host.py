@@ -15,6 +15,7 @@ from nerfstudio.engine.schedulers import ExponentialDecayScheduler, ExponentialD
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from nerfstudio.utils import writer
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
 
 from skyfall_ns import host
@@ -144,14 +145,20 @@ def test_killed_saves_leave_the_old_checkpoint(tmp_path):
     assert trainer.checkpoint_dir == tmp_path / "models"
 
 
-def test_iterations_are_the_total_after_a_resume():
+def test_iterations_are_the_total_after_a_resume(monkeypatch):
     class Stub:
         _start_step = 30
         config = type("C", (), {"max_num_iterations": 100})()
 
+        def train(self):
+            self.seen = writer.GLOBAL_BUFFER["max_iter"]
+
     trainer = Stub()
     host.count_all_steps(trainer, "--more")
     assert trainer.config.max_num_iterations == 70
+    monkeypatch.setitem(writer.GLOBAL_BUFFER, "max_iter", 70)  # what the host makes of it before it trains
+    trainer.train()
+    assert trainer.seen == 100
     trainer._start_step = 100
     with pytest.raises(TrainingError, match=r"already done 100 of 70.*\. Ask for more"):
         host.count_all_steps(trainer, "--more")
