@@ -42,8 +42,8 @@ def draw_heights(
     tile: int = 680,
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:  # fmt: skip
     """Heights (local metres; medians around each cell's middle, NaN where nothing there is solid) and alpha (in the
-    middle) of a north-up grid, seen from straight above, tile by tile; drawn on the CPU whatever the
-    device, so that a scene has the same heights everywhere."""
+    middle) of a north-up grid, seen from straight above, tile by tile; drawn on the CPU whatever the device, so that a
+    scene has the same heights everywhere."""
     splats = with_upright_walls(splats)
     nothing, draw, fine_m = torch.zeros(len(splats.means), 0), pick_rasterizer("cpu"), cell_m / FINER
     heights, alphas = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
