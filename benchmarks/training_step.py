@@ -75,7 +75,7 @@ def trainer_on(scene: Path, folder: Path, device: str = "cpu"):
 
 def watch(parts: Parts, trainer) -> None:
     """Name the parts of a step. The way back runs in autograd's order on the calling thread's behalf."""
-    from skyfall_ns.models import losses
+    from skyfall_ns.models import losses, shadow_lookup
     from skyfall_ns.models.rasterizers import cpu
     from skyfall_ns.models.ssim import _FusedSsim
 
@@ -87,6 +87,8 @@ def watch(parts: Parts, trainer) -> None:
     parts.watch(losses, "photometric_loss", "SSIM and L1")
     parts.watch(model, "surface_losses", "surface term around its drawing")
     parts.watch(model.shadows, "_cached", "shadows around their drawing")
+    parts.watch(shadow_lookup._Lookup, "forward", "lookups in the sun's map")
+    parts.watch(shadow_lookup._Lookup, "backward", "lookups in the sun's map")
     parts.watch(model.strategy, "step_pre_backward", "densification")
     parts.watch(model, "get_metrics_dict", "metrics")
     parts.watch(model, "get_outputs", "colours, scales, background")

@@ -15,16 +15,15 @@ from skyfall_ns.geo.frame import TOPOCENTRIC, LocalFrame, parse_crs, utm_crs
 from skyfall_ns.geo.raster import Grid, write_raster
 
 NODATA = -9999.0
-MIN_ALPHA = 0.5  # cells through which more than half of the light passes have no surface
 TAGS = {"HEIGHTS": "ellipsoidal (WGS84), metres", "SOFTWARE": "skyfall-ns"}
 
 
 class HeightRenderer(Protocol):
-    """What a trained model offers: heights (local metres) and alpha over a north-up grid."""
+    """What a trained model offers: heights (local metres, NaN where there is no surface) of a north-up grid."""
 
     def render_heights(
         self, x_min_m: float, y_max_m: float, resolution_m: float, width: int, height: int
-    ) -> tuple[Float[ndarray, "h w"], Float[ndarray, "h w"]]: ...
+    ) -> Float[ndarray, "h w"]: ...
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ def render_dsm(
 
 
 def _heights(model: HeightRenderer, grid: Grid) -> Float[ndarray, "h w"]:
-    height, alpha = model.render_heights(grid.x_min_m, grid.y_max_m, grid.resolution_m, grid.width, grid.height)
-    return np.where(alpha >= MIN_ALPHA, height.astype(np.float64), np.nan)
+    height = model.render_heights(grid.x_min_m, grid.y_max_m, grid.resolution_m, grid.width, grid.height)
+    return height.astype(np.float64)
 
 
 def _resampled(model: HeightRenderer, frame: LocalFrame, box_m: ndarray, resolution_m: float, crs: str) -> Dsm:

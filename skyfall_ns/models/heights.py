@@ -21,7 +21,7 @@ APART_M, NEAR_M = 5.0, 0.3  # see Rendering.sharp_depth
 FINER = 3  # heights are drawn in cells so much smaller than those asked for, whose own would blur edges
 MIDDLE = FINER + FINER // 2  # of the first cell, behind a cell of margin
 WIDE_CELLS, WIDE_M = 3, 1.5  # a cell's height is the median of a window so wide around its middle, at most WIDE_M
-SOLID = 0.5  # alpha from which there is a depth
+SOLID = 0.5  # alpha from which there is a depth: more than half of the light passes through the rest
 WALL, EDGE_ON = 0.4, 0.1  # vertical parts of normals: below them a splat is a wall's (66 degrees), and hides (84)
 
 
@@ -40,13 +40,13 @@ def nadir_over(on_model: SceneOnModel, x_min_m: float, y_max_m: float, cell_m: f
 def draw_heights(
     splats: Gaussians, on_model: SceneOnModel, x_min_m: float, y_max_m: float, cell_m: float, width: int, height: int,
     tile: int = 680,
-) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:  # fmt: skip
-    """Heights (local metres; medians around each cell's middle, NaN where nothing there is solid) and alpha (in the
-    middle) of a north-up grid, seen from straight above, tile by tile; drawn on the CPU whatever the device, so that a
-    scene has the same heights everywhere."""
+) -> Float32[np.ndarray, "h w"]:  # fmt: skip
+    """Heights of a north-up grid, seen from straight above: local metres, medians around each cell's middle, NaN where
+    the middle is not solid. Drawn tile by tile, on the CPU whatever the device, so that a scene has the same heights
+    everywhere."""
     splats = with_upright_walls(splats)
     nothing, draw, fine_m = torch.zeros(len(splats.means), 0), pick_rasterizer("cpu"), cell_m / FINER
-    heights, alphas = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+    heights = np.zeros((height, width), np.float32)
     for row in range(0, height, tile):
         for column in range(0, width, tile):
             part = (slice(row, min(row + tile, height)), slice(column, min(column + tile, width)))
@@ -54,10 +54,10 @@ def draw_heights(
             size = FINER * (part[1].stop - column + 2), FINER * (part[0].stop - row + 2)
             drawn = draw(splats, nothing, nadir_over(on_model, west, north, fine_m, *size))
             depth = drawn.sharp_depth(APART_M * on_model.scale, NEAR_M * on_model.scale)
-            solid = torch.where(drawn.alpha >= SOLID, height_m(depth, on_model), torch.nan)
-            heights[part] = medians(solid, window(fine_m)).numpy()
-            alphas[part] = drawn.alpha[MIDDLE:-FINER:FINER, MIDDLE:-FINER:FINER].numpy()
-    return heights, alphas
+            solid = drawn.alpha >= SOLID
+            known = medians(torch.where(solid, height_m(depth, on_model), torch.nan), window(fine_m))
+            heights[part] = torch.where(solid[MIDDLE:-FINER:FINER, MIDDLE:-FINER:FINER], known, torch.nan).numpy()
+    return heights
 
 
 def with_upright_walls(splats: Gaussians) -> Gaussians:

@@ -9,11 +9,12 @@ level ground. Where surfaces meet in a pixel, its expected depth is on none of t
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import max_pool2d, pad
+from torch.nn.functional import pad
 
 from skyfall_ns.models.light import Look
 from skyfall_ns.models.rasterizers import Rendering
-from skyfall_ns.models.shadows import FAINTEST, SunMap
+from skyfall_ns.models.shadow_lookup import FAINTEST
+from skyfall_ns.models.shadows import SunMap
 from skyfall_ns.models.view import View, points_of
 
 ROUGH_M = 1.2  # second difference of heights from pixel to pixel from which the splats' light stays
@@ -21,12 +22,16 @@ ROUGH_M = 1.2  # second difference of heights from pixel to pixel from which the
 
 def smoothness(heights_m: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
     """1 where heights run straight from pixel to pixel, falling to 0 where they or a neighbour bend by ROUGH_M."""
-    padded = pad(heights_m[None], (1, 1, 1, 1), mode="replicate")[0]
-    middle = 2 * heights_m
+    padded, middle = _padded(heights_m), 2 * heights_m
     along = (middle - padded[1:-1, :-2] - padded[1:-1, 2:]).abs()
     down = (middle - padded[:-2, 1:-1] - padded[2:, 1:-1]).abs()
-    bends = max_pool2d(torch.maximum(along, down)[None, None], 3, 1, 1)[0, 0]
-    return (1 - bends / ROUGH_M).clamp(0, 1)
+    bends = _padded(torch.maximum(along, down))
+    rows = torch.maximum(torch.maximum(bends[:-2], bends[1:-1]), bends[2:])
+    return (1 - torch.maximum(torch.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:]) / ROUGH_M).clamp(0, 1)
+
+
+def _padded(values: Float[Tensor, "h w"]) -> Float[Tensor, "h+2 w+2"]:
+    return pad(values[None], (1, 1, 1, 1), mode="replicate")[0]
 
 
 def sharpened(

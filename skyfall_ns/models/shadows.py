@@ -17,12 +17,12 @@ from torch import Tensor
 
 from skyfall_ns.models.light import Direction
 from skyfall_ns.models.rasterizers import Rendering
+from skyfall_ns.models.shadow_lookup import sunlight_at
 from skyfall_ns.models.view import View
 
 FORGIVEN_M = 0.4  # what lies less below the mean is in the sun: splats have a thickness, slopes have both in one pixel
 THICKNESS_M = 0.2  # standard deviation of what stops light, at least
 CELL_M = 0.35  # of the sun's map
-FAINTEST = 1e-3  # alpha below this stops nothing
 
 Draw = Callable[[Float[Tensor, "n 2"], View], Rendering]
 
@@ -52,7 +52,7 @@ class SunMap:
     """What the sun sees of the splats: `moments` are heights above `middle` and their squares, both times alpha, and
     alpha; `per_m` is model units per metre."""
 
-    moments: Float[Tensor, "3 h w"]
+    moments: Float[Tensor, "h w 3"]
     middle: Float[Tensor, ""]
     view: View
     per_m: float
@@ -60,15 +60,11 @@ class SunMap:
     def lit(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """Share of the sun that reaches each point (model space), 0..1: 1 outside the map and where it holds no
         surface. Gradients flow to the map, not to the points."""
-        points = points.detach()
-        camera, k = self.view.camera_from_model.to(points), self.view.intrinsics.to(points)
-        pixels = (points @ camera[:2, :3].T + camera[:2, 3]) @ k[:2, :2].T + k[:2, 2]
-        places = 2 * pixels / pixels.new_tensor([self.view.width, self.view.height]) - 1
-        read = torch.nn.functional.grid_sample(self.moments[None], places[None, None], align_corners=False)[0, :, 0]
-        height, square = read[:2] / read[2].clamp_min(FAINTEST)
-        variance = (square - height**2).clamp_min(0) + (THICKNESS_M * self.per_m) ** 2
-        below = torch.relu(height - (points[:, 2] - self.middle) - FORGIVEN_M * self.per_m)
-        return 1 - read[2] * below**2 / (variance + below**2)
+        k = self.view.intrinsics[:2]
+        pixel = k[:, :2] @ self.view.camera_from_model[:2]
+        pixel[:, 3] += k[:, 2]
+        height = pixel.new_tensor([[0.0, 0.0, 1.0, FORGIVEN_M * self.per_m - float(self.middle)]])
+        return sunlight_at(self.moments, points, torch.cat([pixel, height]), (THICKNESS_M * self.per_m) ** 2)
 
     def detach(self) -> "SunMap":
         """The same map without gradients."""
@@ -78,11 +74,12 @@ class SunMap:
 def draw_sun_map(sun: Direction, means: Float[Tensor, "n 3"], per_m: float, draw: Draw) -> SunMap:
     """The map of splats from a sun (unit vector in the local frame), with gradients to what `draw` draws."""
     means = means.detach()
-    view = sun_view(torch.tensor(sun), means.amin(0).cpu(), means.amax(0).cpu(), CELL_M * per_m)
+    low, high = torch.stack([torch.stack(values.aminmax()) for values in means.unbind(-1)], -1).cpu()
+    view = sun_view(torch.tensor(sun), low, high, CELL_M * per_m)
     middle = means[:, 2].mean()  # squares of small numbers are exact enough
     heights = means[:, 2] - middle
     drawn = draw(torch.stack([heights, heights**2], -1), view)
-    return SunMap(torch.cat([drawn.color, drawn.alpha[..., None]], -1).movedim(-1, 0), middle, view, per_m)
+    return SunMap(torch.cat([drawn.color, drawn.alpha[..., None]], -1), middle, view, per_m)
 
 
 class Shadows:

@@ -360,8 +360,8 @@ class SkyfallModel(SplatfactoModel):
 
     def render_heights(
         self, x_min_m: float, y_max_m: float, resolution_m: float, width: int, height: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Heights (local metres) and alpha "h w" over a north-up grid; see `models.heights.draw_heights`."""
+    ) -> np.ndarray:
+        """Heights "h w" (local metres) of a north-up grid; see `models.heights.draw_heights`."""
         return draw_heights(self.gaussians(), self.on_model, x_min_m, y_max_m, resolution_m, width, height)
 
     def get_image_metrics_and_images(

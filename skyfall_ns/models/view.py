@@ -35,14 +35,14 @@ class View:
     quadratic: Float[Tensor, "2 6"] | None = None
 
 
-def bend(means: Float[Tensor, "n 3"], view: View) -> Float[Tensor, "n 3"]:
+def bend(means: Float[Tensor, "*n 3"], view: View) -> Float[Tensor, "*n 3"]:
     """Means moved by d(m) = Lᵀ(L Lᵀ)⁻¹ q(m), so that the affine part shows them at the quadratic camera's pixels."""
     if view.quadratic is None:
         return means
     pull = torch.linalg.pinv(view.camera_from_model[:2, :3]) @ view.quadratic
     x, y, z = means.unbind(-1)
-    monomials = torch.stack([x * x, y * y, z * z, x * y, x * z, y * z], -1)
-    return means + monomials @ pull.T.to(means)
+    monomials = torch.stack([x * x, y * y, z * z, x * y, x * z, y * z])
+    return means + torch.tensordot(pull.to(means), monomials, 1).movedim(0, -1)
 
 
 def points_of(view: View, depth: Float[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:

@@ -24,13 +24,13 @@ def surface(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 class Known:
-    """Renders a known surface, transparent south-west of (-50, -30)."""
+    """Renders a known surface, with a hole south-west of (-50, -30)."""
 
     def render_heights(self, x_min_m, y_max_m, resolution_m, width, height):
         x = x_min_m + (np.arange(width) + 0.5) * resolution_m
         y = y_max_m - (np.arange(height)[:, None] + 0.5) * resolution_m
         hole = (x < -50) & (y < -30)
-        return surface(x, y).astype(np.float32), np.where(hole, 0.49, 0.51).astype(np.float32)
+        return np.where(hole, np.nan, surface(x, y)).astype(np.float32)
 
 
 def cells(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -60,7 +60,7 @@ def test_tower_throws_its_shadow():
 
 def test_nothing_in_the_way_is_full_sun():
     view = sun_view(torch.tensor([0.0, 0, 1]), torch.zeros(3), torch.ones(3), 0.1)
-    empty = SunMap(torch.zeros(3, view.height, view.width), torch.tensor(0.5), view, SCALE)
+    empty = SunMap(torch.zeros(view.height, view.width, 3), torch.tensor(0.5), view, SCALE)
     torch.testing.assert_close(empty.lit(torch.rand(5, 3)), torch.ones(5))
 
 
@@ -70,7 +70,7 @@ def test_under_a_rim_the_sun_is_what_the_rim_leaves(cover):
     view = sun_view(torch.tensor([0.0, 0, 1]), torch.zeros(3), torch.tensor([1.0, 1.0, 0.3]), 0.1)
     roof, street = 0.2, 0.0
     moments = [cover * roof + (1 - cover) * street, cover * roof**2 + (1 - cover) * street**2, 1.0]
-    everywhere = torch.tensor(moments)[:, None, None].expand(3, view.height, view.width)
+    everywhere = torch.tensor(moments).expand(view.height, view.width, 3)
     points = torch.tensor([[0.5, 0.5, street], [0.5, 0.5, roof]])
     lit = SunMap(everywhere, torch.tensor(0.0), view, SCALE).lit(points)
     torch.testing.assert_close(lit, torch.tensor([1 - cover, 1.0]), atol=0.03, rtol=0)
