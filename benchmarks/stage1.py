@@ -29,6 +29,7 @@ VARIANTS: dict[str, list[str]] = {
     "default": [],
     "default, another seed": ["--machine.seed", "1"],
     "no depth supervision": ["--pipeline.depth.prior", "none"],
+    "depth supervision, weight 0.5 (Skyfall-GS)": ["--pipeline.depth.weight", "0.5"],
     "no surface term": ["--pipeline.model.surface-weight", "0"],
     "no shading": ["--pipeline.model.shading", "False"],
     "no shadows": ["--pipeline.model.shadows", "False"],

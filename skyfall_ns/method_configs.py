@@ -122,7 +122,9 @@ REFERENCE_MODEL = SkyfallModelConfig(
     densify_size_thresh=1.28,
     max_gaussians=5_000_000,
 )
-REFERENCE_DEPTH = DepthSupervisionConfig(prior="moge", moge_version="v1", loss="pearson", schedule=PseudoSchedule())
+REFERENCE_DEPTH = DepthSupervisionConfig(
+    prior="moge", moge_version="v1", loss="pearson", weight=0.5, schedule=PseudoSchedule()
+)
 
 skyfall_reference = method(
     "skyfall-reference",
