@@ -26,7 +26,7 @@ VARIANTS: dict[str, list[str]] = {
     "none": ["--pipeline.refiner.name", "none"],
     "smooth (default)": [],
     "scene": ["--pipeline.refiner.name", "scene"],
-    "one step in four on a satellite image (Skyfall-GS)": ["--pipeline.synthetic-share", "0.75"],
+    "half of the steps on satellite images": ["--pipeline.synthetic-share", "0.5"],
     "refined images move splats freely": ["--pipeline.moves", "1"],
     "refined images only colour": ["--pipeline.moves", "0"],
     "depth supervision, weight 0.2": ["--pipeline.episode-depth", "0.2"],

@@ -57,9 +57,8 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     refine_elsewhere: bool = False
     """End as soon as an episode is rendered, for skyfall-refine to refine it, on another machine if need be; with
     --load-dir the run goes on with what came of it. The refiner's package and weights are not asked for here."""
-    synthetic_share: float = 0.5
-    """Part of the training steps that look at refined images; the others look at satellite images (Skyfall-GS: 0.75).
-    """
+    synthetic_share: float = 0.75
+    """Part of the training steps that look at refined images; the others look at satellite images."""
     keep_earlier: float = 0.7
     """Share of the episode before, relative to the present one's, and so on back; 0 forgets what came before, as
     Skyfall-GS does."""
