@@ -166,8 +166,8 @@ def _best_shift(pred: Raster, ref: Raster) -> tuple[float, float]:
 
     Both surfaces are smoothed first: what interpolation smooths at half cells but not at whole ones would pull the
     shift to either. Of trained cities of 0.5 m whose true shift is known, smoothing by one cell finds it to 0.06 m east
-    and 0.12 m north, by three to 0.05 and 0.03 m;
-    read with upright walls, whose roofs end a little early in the south, to 0.07 and 0.2 m.
+    and 0.12 m north, by three to 0.05 and 0.03 m; read with upright walls, whose roofs end a little early in the south,
+    to 0.07 and 0.2 m.
     """
     sigma_m = _SMOOTH_CELLS * max(*_cell_m(pred), *_cell_m(ref))
     moving, fixed = _smooth(pred, sigma_m), _smooth(ref, sigma_m).ravel()

@@ -47,6 +47,8 @@ def test_beside_the_map_the_sun_shines_and_nowhere_pulls_nothing():
     assert moments.grad is not None and (moments.grad == 0).all()
 
 
-def test_without_gradients_nothing_is_kept_for_them():
+def test_light_is_the_same_where_nobody_asks_for_gradients():
     moments, points, rows = map_and_points(0)
-    assert not sunlight_at(moments.detach(), points, rows, LEAST).requires_grad
+    plain = sunlight_at(moments.detach(), points, rows, LEAST)
+    assert not plain.requires_grad
+    torch.testing.assert_close(plain, sunlight_at(moments, points, rows, LEAST).detach(), atol=0, rtol=0)
