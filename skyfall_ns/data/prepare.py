@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from skyfall_ns.data.area import Area, check_overlap, check_shown, common_ground, share_seen_twice
@@ -22,11 +22,11 @@ from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.adjust import Adjustment, adjust
 from skyfall_ns.geo.cameras import AffineCamera, CameraModel, camera_from_dict, fit_camera
 from skyfall_ns.geo.frame import LocalFrame
-from skyfall_ns.geo.groups import matched_groups
+from skyfall_ns.geo.groups import look_alike
 from skyfall_ns.geo.points import Points, surface_points
 from skyfall_ns.geo.raster import write_raster
 from skyfall_ns.geo.rpc import RPC
-from skyfall_ns.geo.stereo import Surface, dense_surface
+from skyfall_ns.geo.stereo import Surface, dense_surface, good_pairs
 from skyfall_ns.geo.ties import find_ties
 
 POINTING_MARGIN_PX = 24  # vendor RPCs point a few pixels wrong
@@ -120,7 +120,7 @@ def prepare(
         with watch.step("surface", "Matching a dense surface"):
             views = [_wide_view(v, i, frame, wide, options) for v, i in zip(vendor, images, strict=True) if _train(i)]
             toned, cameras = [v[0] for v in views], [v[1] for v in views]
-            groups = _groups(adjustment, observations, images, announce)
+            groups = _groups(adjustment, observations, rpcs, rough, images, announce)
             surface = dense_surface(toned, cameras, wide, options.resolution_m, progress, groups)
             scene = _write_surface(scene, surface, frame, folder)
         with watch.step("points", "Colouring points"):
@@ -188,15 +188,36 @@ def _ties(vendor: Sequence[VendorImage], crops: Sequence[Crop], search: tuple[fl
     return find_ties(gray, rpcs, search, [c.valid for c in crops], [v.name for v in vendor], progress)
 
 
-def _groups(adjustment: Adjustment, observations, images: list[SceneImage], announce: Announce) -> tuple[int, ...]:
-    """Which of the training images may be matched with each other."""
-    train = [_train(image) for image in images]
-    groups = matched_groups(np.isfinite(observations[adjustment.inliers][:, train, 0]))
-    if max(groups) > 0:
-        names = [image.name for image in images if _train(image)]
-        parts = [", ".join(n for n, g in zip(names, groups, strict=True) if g == k) for k in range(max(groups) + 1)]
-        announce(f"Note: {len(parts)} groups of images differ too much to be matched: {'; '.join(parts)}")
+def _groups(
+    adjustment: Adjustment, observations, rpcs: list[RPC], crops: Sequence[Crop], images: list[SceneImage], announce
+) -> tuple[int, ...]:
+    """Which of the training images may be matched with each other: those that look alike, or all where no two of those
+    look from useful directions."""
+    train = np.array([_train(image) for image in images])
+    seen = np.isfinite(observations[adjustment.inliers][:, :, 0])
+    shown = _shown(adjustment, rpcs, crops)
+    groups = look_alike(seen[:, train], shown[:, train])
+    if max(groups) == 0:
+        return groups
+    names = [image.name for image in images if _train(image)]
+    parts = [", ".join(n for n, g in zip(names, groups, strict=True) if g == k) for k in range(max(groups) + 1)]
+    if not good_pairs([_camera(image) for image in images if _train(image)], groups):
+        announce("Note: images that differ much are matched, as those that look alike see from one direction")
+        return (0,) * len(groups)
+    announce(f"Note: images that differ much are not matched with each other; alike are: {'; '.join(parts)}")
     return groups
+
+
+def _shown(adjustment: Adjustment, rpcs: list[RPC], crops: Sequence[Crop]) -> Bool[ndarray, "n v"]:
+    """Which images the kept ties lie within, by the adjusted RPCs."""
+    points = adjustment.lonlath[adjustment.inliers]
+    shown = np.zeros((len(points), len(crops)), bool)
+    for view, (rpc, crop, shift) in enumerate(zip(rpcs, crops, adjustment.shifts_px, strict=True)):
+        colrow = np.round(rpc.shifted(*shift).project(points)).astype(int)
+        inside = ((colrow >= 0) & (colrow < crop.size)).all(-1)
+        inside[inside] = crop.valid[colrow[inside, 1], colrow[inside, 0]]
+        shown[:, view] = inside
+    return shown
 
 
 def _place(asked, vendor: list[VendorImage], heights: ndarray, options: Options):

@@ -284,3 +284,30 @@ def test_images_that_show_something_else_are_named(tmp_path):
     write_vendor(paths[2], texture(seed=9)[:220, :220], vendor_rpc(LEANS[2]))
     with pytest.raises(SkyfallError, match=r"view_3 shares at most \d+ tie points.*\. Leave it out of --images"):
         run(paths, tmp_path / "scene")
+
+
+def other_season(paths, k):
+    """Image k shows other ground, but for the middle's seventh."""
+    ground, kept = texture(seed=9), slice(90, 170)
+    ground[kept, kept] = texture()[kept, kept]
+    write_vendor(paths[k], seen(ground, LEANS[k]), vendor_rpc(LEANS[k]))
+
+
+def test_an_image_of_another_season_is_not_matched(tmp_path):
+    paths, said = deliver(tmp_path / "raw")[:3], []
+    other_season(paths, 2)
+    prepared = run(paths, tmp_path / "scene", said)
+    assert any(text.endswith("alike are: view_1, view_2; view_3") for text in said)
+    height = prepared.surface.height_m
+    assert np.isfinite(height).mean() > 0.95 and np.nanpercentile(np.abs(height), 95) < 0.2
+    assert len(prepared.scene.images) == 3  # training still sees it
+
+
+def test_images_that_differ_are_matched_where_those_alike_see_no_heights(tmp_path):
+    """Two views from one direction, and the third of another season: better a rough surface than none."""
+    paths, said = deliver(tmp_path / "raw")[:3], []
+    write_vendor(paths[1], seen(texture(), LEANS[0]), vendor_rpc(LEANS[0]))
+    other_season(paths, 2)
+    prepared = run(paths, tmp_path / "scene", said)
+    assert any("images that differ much are matched" in text for text in said)
+    assert np.isfinite(prepared.surface.height_m).any()
