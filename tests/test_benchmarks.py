@@ -60,8 +60,9 @@ def test_flags_of_variants_exist(stage1):
         for flag in (f for f in flags if f.startswith("--")):
             part = skyfall.config
             for name in flag[2:].replace("-", "_").split("."):
-                assert hasattr(part, name), flag
-                part = getattr(part, name)
+                options = part if isinstance(part, dict) else vars(part)
+                assert name in options, flag
+                part = options[name]
 
 
 @pytest.fixture
@@ -119,5 +120,6 @@ def test_flags_of_stage_2_exist(stage2):
         for flag in (f for f in flags if f.startswith("--")):
             part = skyfall_idu.config
             for name in flag[2:].replace("-", "_").split("."):
-                assert hasattr(part, name), flag
-                part = getattr(part, name)
+                options = part if isinstance(part, dict) else vars(part)
+                assert name in options, flag
+                part = options[name]

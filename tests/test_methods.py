@@ -44,7 +44,7 @@ def test_the_reference_has_the_published_rates_and_thresholds():
              "embeddings": 0.005, "image_embeddings": 0.001, "appearance": 0.0005}  # fmt: skip
     assert {name: table[name]["optimizer"].lr for name in rates} == pytest.approx(rates)
     model, depth = skyfall_reference.config.pipeline.model, skyfall_reference.config.pipeline.depth
-    assert (model.entropy_weight, model.sh_degree, model.appearance) == (10.0, 1, "embedding")
+    assert (model.entropy_weight, model.sh_degree, model.appearance) == (10.0, 1, "perceptron")
     assert (model.warmup_length, model.stop_split_at, model.refine_every) == (1000, 21_000, 100)
     assert model.reset_alpha_every * model.refine_every == 3000
     assert (model.densify_grad_thresh, model.densify_size_thresh, model.cull_scale_thresh) == (1e-4, 1.28, 12.8)

@@ -56,7 +56,7 @@ def train(config, seed: int = 0) -> dict:
 @pytest.fixture(scope="module")
 def whole(city_scene, tmp_path_factory):
     """A run that nobody disturbed, with the parts that keep something: its configuration and its last checkpoint."""
-    config = config_for(city_scene, tmp_path_factory.mktemp("runs"), "whole", filter_3d=True, appearance="embedding")
+    config = config_for(city_scene, tmp_path_factory.mktemp("runs"), "whole", filter_3d=True, appearance="perceptron")
     return config, train(config)
 
 

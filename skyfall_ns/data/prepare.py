@@ -214,7 +214,7 @@ def _shown(adjustment: Adjustment, rpcs: list[RPC], crops: Sequence[Crop]) -> Bo
     shown = np.zeros((len(points), len(crops)), bool)
     for view, (rpc, crop, shift) in enumerate(zip(rpcs, crops, adjustment.shifts_px, strict=True)):
         colrow = np.round(rpc.shifted(*shift).project(points)).astype(int)
-        inside = ((colrow >= 0) & (colrow < crop.size)).all(-1)
+        inside = np.asarray(((colrow >= 0) & (colrow < crop.size)).all(-1))
         inside[inside] = crop.valid[colrow[inside, 1], colrow[inside, 0]]
         shown[:, view] = inside
     return shown

@@ -1,12 +1,16 @@
-"""Appearance: what light, season and sensor do to a colour, learned per image and per Gaussian (WildGaussians' form).
+"""Appearance: what season, sensor and years do to a colour, learned per image and per Gaussian.
 
-A multi-layer perceptron reads [base colour 3 | Gaussian embedding 24 | image embedding 32] and answers a gain and an
-offset per channel; the colour seen in that image is gain * colour + offset. It starts at the identity (gain 1,
-offset 0), unlike the reference, which starts every Gaussian at grey; nothing clamps a coefficient, so whites stay white
-and gradients stay alive: colours are clamped where a picture is written, nowhere else.
+A reader turns an image's embedding (32) and a Gaussian's (24) into a gain and an offset per channel; what is seen in
+that image is gain * light + offset. `Linear` makes a matrix of the image's embedding and multiplies the Gaussian's with
+it: the splats' embeddings are what they look like in all images, an image's picks from it. `Perceptron` is
+WildGaussians' form: a multi-layer perceptron reads both, and the base colour; it costs several times a step, and gains
+little over the former (benchmarks/stage1.md). Both start at the identity (gain 1, offset 0), unlike Skyfall-GS, which
+starts every Gaussian at grey; nothing clamps a coefficient, so whites stay white and gradients stay alive: colours are
+clamped where a picture is written, nowhere else.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -55,12 +59,32 @@ class ToneShift:
         return self.gain * colors + self.offset
 
 
-class Appearance(nn.Module):
-    """Image embeddings and the perceptron; the Gaussians' embeddings live with the Gaussians."""
+class Linear(nn.Module):
+    """Gain and offset, linear in the Gaussian's embedding and in the image's."""
 
-    def __init__(self, num_images: int) -> None:
+    spread = IMAGE_DIM**-0.5  # of image embeddings at the start: length one, so that a step moves every look alike
+
+    def __init__(self) -> None:
         super().__init__()
-        self.images = nn.Parameter(0.01 * torch.randn(num_images, IMAGE_DIM))
+        self.matrices = nn.Linear(IMAGE_DIM, 6 * GAUSSIAN_DIM)
+        nn.init.zeros_(self.matrices.weight)  # gain 1, offset 0, exactly
+        nn.init.zeros_(self.matrices.bias)
+
+    def forward(
+        self, base: Float[Tensor, "n 3"], gaussians: Float[Tensor, "n 24"], image: Float[Tensor, "32"]
+    ) -> ToneShift:
+        """Gain and offset "n 3"; the base colour does not matter."""
+        out = gaussians @ self.matrices(image).view(6, GAUSSIAN_DIM).T
+        return ToneShift(gain=1.0 + out[:, 3:], offset=out[:, :3])
+
+
+class Perceptron(nn.Module):
+    """Gain and offset by a perceptron 59-128-128-6."""
+
+    spread = 0.01
+
+    def __init__(self) -> None:
+        super().__init__()
         self.mlp = nn.Sequential(
             nn.Linear(3 + GAUSSIAN_DIM + IMAGE_DIM, HIDDEN),
             nn.ReLU(),
@@ -73,21 +97,10 @@ class Appearance(nn.Module):
         nn.init.zeros_(last.weight)  # gain 1, offset 0, exactly
         nn.init.zeros_(last.bias)
 
-    def canonical(self) -> Float[Tensor, "32"]:
-        """The mean image embedding: the look of pictures that belong to no image."""
-        return self.images.mean(0)
-
-    def between(self, first: int, second: int, share: float) -> Float[Tensor, "32"]:
-        """The look `share` of the way (0..1) from one image to another."""
-        return torch.lerp(self.images[first], self.images[second], share)
-
     def forward(
-        self,
-        base: Float[Tensor, "n 3"],
-        gaussians: Float[Tensor, "n 24"],
-        image: Float[Tensor, "32"],
+        self, base: Float[Tensor, "n 3"], gaussians: Float[Tensor, "n 24"], image: Float[Tensor, "32"]
     ) -> ToneShift:
-        """Gain and offset "n 3" of Gaussians with base colours `base`, seen in the image with embedding `image`."""
+        """Gain and offset "n 3" of Gaussians with base colours `base`."""
         # The image's share of the first layer is the same for all Gaussians: one vector instead of n copies.
         first = self.mlp[0]
         assert isinstance(first, nn.Linear)
@@ -96,3 +109,26 @@ class Appearance(nn.Module):
         hidden = nn.functional.linear(torch.cat([base, gaussians], -1), first.weight[:, :split], bias)
         out = RESIDUAL_SCALE * self.mlp[1:](hidden)
         return ToneShift(gain=1.0 + out[:, 3:], offset=out[:, :3])
+
+
+Reader = Literal["linear", "perceptron"]
+READERS = {"linear": Linear, "perceptron": Perceptron}
+
+
+class Appearance(nn.Module):
+    """Image embeddings and what reads them; the Gaussians' embeddings live with the Gaussians."""
+
+    def __init__(self, num_images: int, reader: Reader) -> None:
+        super().__init__()
+        self.reader = READERS[reader]()
+        self.images = nn.Parameter(self.reader.spread * torch.randn(num_images, IMAGE_DIM))
+
+    def canonical(self) -> Float[Tensor, "32"]:
+        """The mean image embedding: the look of pictures that belong to no image."""
+        return self.images.mean(0)
+
+    def forward(
+        self, base: Float[Tensor, "n 3"], gaussians: Float[Tensor, "n 24"], image: Float[Tensor, "32"]
+    ) -> ToneShift:
+        """Gain and offset "n 3" of Gaussians with base colours `base`, seen in the image with embedding `image`."""
+        return self.reader(base, gaussians, image)

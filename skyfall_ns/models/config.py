@@ -55,9 +55,10 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """Weight of the consistency with a view tilted a little (EOGS: 1 from iteration 1000)."""
     shear_every: int = 2
     """Steps between two tilted views; each costs a drawing."""
-    appearance: Literal["light", "embedding"] = "light"
-    """Per image: gain, haze and sky light; or these and an embedding that a perceptron turns into colours: better
-    pictures for two to three times the time."""
+    appearance: Literal["light", "linear", "perceptron"] = "linear"
+    """What makes images differ: gain, haze and sky light; these and embeddings per image and per splat, multiplied, so
+    that splats may look different on different dates; or these and embeddings that a perceptron reads (WildGaussians;
+    several times the time)."""
     shading: bool = True
     """Shade splats by how they face each image's sun, where its place is known."""
     shadows: bool = True

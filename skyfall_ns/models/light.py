@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from skyfall_ns.data.tone import GAMMA
-from skyfall_ns.models.appearance import Appearance
+from skyfall_ns.models.appearance import Appearance, Reader
 
 SKY_START = 0.3  # of the sun's light on a surface that faces it: clear air
 DARKEST = 1e-3  # light below this has no colour worth a gradient
@@ -50,22 +50,22 @@ class Look:
 
 
 class Looks(nn.Module):
-    """The looks of all training images."""
+    """The looks of all training images; without a reader of embeddings, gain, haze and sky are all."""
 
-    def __init__(self, suns: Sequence[Direction | None], embedded: bool) -> None:
+    def __init__(self, suns: Sequence[Direction | None], reader: Reader | None) -> None:
         super().__init__()
         n = len(suns)
         self.suns = tuple(suns)
         self.log_gain, self.haze = nn.Parameter(torch.zeros(n, 3)), nn.Parameter(torch.zeros(n, 3))
         self.log_sky = nn.Parameter(torch.full((n, 3), SKY_START).log())
-        self.appearance = Appearance(n) if embedded else None
+        self.appearance = None if reader is None else Appearance(n, reader)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by optimizer."""
         groups = {"looks": [self.log_gain, self.haze, self.log_sky]}
         if self.appearance is not None:
             groups["image_embeddings"] = [self.appearance.images]
-            groups["appearance"] = list(self.appearance.mlp.parameters())
+            groups["appearance"] = list(self.appearance.reader.parameters())
         return groups
 
     def of(self, image: int) -> Look:

@@ -50,7 +50,7 @@ class SkyfallModel(SplatfactoModel):
         assert self.seed_points is not None
         start = start_parameters(*self.seed_points, metadata["points3D_normals"], self.on_model, self.config)
         self.gauss_params = nn.ParameterDict({name: nn.Parameter(value) for name, value in start.items()})
-        self.looks = Looks(self.on_model.suns, self.config.appearance == "embedding")
+        self.looks = Looks(self.on_model.suns, None if self.config.appearance == "light" else self.config.appearance)
         self.look = LookPanel(self.on_model.image_names)  # the viewer shows this name
         self.home = HomeView((self.on_model.scene.box_m - np.array(self.on_model.centre_m)) * self.on_model.scale)
         self.shadows = Shadows(self.on_model.scale)

@@ -36,7 +36,7 @@ def start_parameters(
     start = start_splats(xyz, rgb, normals, config.start_scale * on_model.point_spacing_m * on_model.scale, opacity)
     if config.sh_degree:
         start["features_rest"] = xyz.new_zeros(len(xyz), 3, 3, dtype=torch.float32)
-    if config.appearance == "embedding":
+    if config.appearance != "light":
         start["embeddings"] = start_embeddings(start["means"])
     return start
 

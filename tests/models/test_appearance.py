@@ -2,15 +2,17 @@
 
 import math
 
+import pytest
 import torch
 
-from skyfall_ns.models.appearance import GAUSSIAN_DIM, Appearance, fourier_features, start_embeddings
+from skyfall_ns.models.appearance import GAUSSIAN_DIM, READERS, Appearance, fourier_features, start_embeddings
 
 
-def test_starts_at_the_identity():
+@pytest.mark.parametrize("reader", READERS)
+def test_starts_at_the_identity(reader):
     torch.manual_seed(0)
     colors, gaussians = torch.rand(7, 3) * 1.4, torch.randn(7, GAUSSIAN_DIM)
-    model = Appearance(4)
+    model = Appearance(4, reader)
     torch.testing.assert_close(model(colors, gaussians, model.images[2])(colors), colors, rtol=0, atol=0)
 
 
@@ -44,20 +46,38 @@ def test_start_is_seeded_and_empty_scenes_are_fine():
 
 def test_shortcut_of_the_first_layer_equals_the_plain_perceptron():
     torch.manual_seed(1)
-    model = Appearance(3)
+    model = Appearance(3, "perceptron")
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     colors, gaussians = torch.rand(5, 3), torch.randn(5, GAUSSIAN_DIM)
     shift = model(colors, gaussians, model.images[1])
-    plain = 0.01 * model.mlp(torch.cat([colors, gaussians, model.images[1].expand(5, -1)], -1))
+    plain = 0.01 * model.reader.mlp(torch.cat([colors, gaussians, model.images[1].expand(5, -1)], -1))
     torch.testing.assert_close(shift.offset, plain[:, :3])
     torch.testing.assert_close(shift.gain, 1 + plain[:, 3:])
 
 
-def test_gradients_reach_images_gaussians_and_whites():
+def test_linear_means_linear_in_either_embedding():
+    torch.manual_seed(1)
+    model = Appearance(3, "linear")
+    torch.nn.init.normal_(model.reader.matrices.weight)
+    (first, second), (image, other) = torch.randn(2, 5, GAUSSIAN_DIM), model.images[:2]
+
+    def answer(gaussians, image):
+        shift = model(torch.rand(5, 3), gaussians, image)  # whatever the colours
+        return torch.cat([shift.gain - 1, shift.offset], -1)
+
+    both = answer(first, image) + 2 * answer(second, image)
+    torch.testing.assert_close(answer(first + 2 * second, image), both, atol=1e-4, rtol=1e-4)
+    both = answer(first, image) + 2 * answer(first, other)
+    torch.testing.assert_close(answer(first, image + 2 * other), both, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_gradients_reach_images_gaussians_and_whites(reader):
     torch.manual_seed(2)
-    model = Appearance(2)
-    torch.nn.init.normal_(model.mlp[-1].weight, std=0.1)
+    model = Appearance(2, reader)
+    for parameter in model.reader.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
     colors = torch.full((4, 3), 1.2, requires_grad=True)
     gaussians = torch.randn(4, GAUSSIAN_DIM, requires_grad=True)
     model(colors, gaussians, model.images[0])(colors).sum().backward()
@@ -66,8 +86,7 @@ def test_gradients_reach_images_gaussians_and_whites():
     assert model.images.grad[0].abs().max() > 0 and model.images.grad[1].abs().max() == 0
 
 
-def test_looks():
-    model = Appearance(3)
+def test_the_canonical_look_is_the_mean_of_looks_that_start_alike():
+    model = Appearance(3, "linear")
     torch.testing.assert_close(model.canonical(), model.images.mean(0))
-    torch.testing.assert_close(model.between(0, 2, 1.0), model.images[2])
-    torch.testing.assert_close(model.between(0, 2, 0.25), 0.75 * model.images[0] + 0.25 * model.images[2])
+    torch.testing.assert_close(model.images.norm(dim=1).mean(), torch.tensor(1.0), atol=0.3, rtol=0)

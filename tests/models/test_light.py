@@ -39,14 +39,14 @@ def test_gamma_code_is_undone_and_black_keeps_a_gradient():
 
 def test_whites_stay_white_and_keep_their_gradient():
     colors = torch.full((1, 3), 1.4, requires_grad=True)
-    out = encode(seen(colors, None, Looks([None], embedded=False).of(0)))
+    out = encode(seen(colors, None, Looks([None], reader=None).of(0)))
     out.sum().backward()
     torch.testing.assert_close(out.detach(), colors.detach())
     torch.testing.assert_close(colors.grad, torch.ones(1, 3))
 
 
 def test_looks_start_as_they_are_and_blend_from_one_to_the_other():
-    looks = Looks([SUN, None], embedded=True)
+    looks = Looks([SUN, None], reader="linear")
     with torch.no_grad():
         looks.log_gain[0], looks.log_gain[1] = 0.2, -0.2
     first, second = looks.of(0), looks.of(1)
@@ -67,7 +67,7 @@ def test_normals_are_the_third_axes():
 
 def test_a_look_is_found_again_from_half_a_picture():
     torch.manual_seed(0)
-    looks = Looks([None], embedded=False)
+    looks = Looks([None], reader=None)
     albedo = torch.rand(32, 40, 3)
     with torch.no_grad():
         looks.log_gain[0] = torch.tensor([0.3, -0.2, 0.1])
@@ -75,7 +75,7 @@ def test_a_look_is_found_again_from_half_a_picture():
     target = encode(seen(albedo, None, looks.of(0))).detach()
     mask = torch.zeros(32, 40, 1)
     mask[:, :20] = 1
-    start = Looks([None], embedded=False).of(0)
+    start = Looks([None], reader=None).of(0)
     spoilt = torch.where(mask > 0, target, torch.rand_like(target))
     found = fit_look(lambda look: encode(seen(albedo, None, look)), start, spoilt, mask)
     error = (encode(seen(albedo, None, found)) - target)[:, 20:].abs().mean()

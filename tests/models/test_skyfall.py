@@ -75,9 +75,11 @@ def step(model: SkyfallModel, pipeline, number: int, optimizers) -> None:
     model.step_post_backward(number)
 
 
-@pytest.mark.parametrize("options", [{}, {"appearance": "embedding", "entropy_weight": 0.1, "sparsity_weight": 0.1,
-                                            "shear_weight": 1.0,
-                                            "pose_shift": True, "sh_degree": 1, "sh_degree_interval": 3}])  # fmt: skip
+OPTIONAL = {"appearance": "perceptron", "entropy_weight": 0.1, "sparsity_weight": 0.1, "shear_weight": 1.0,
+            "pose_shift": True, "sh_degree": 1, "sh_degree_interval": 3}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"appearance": "light"}, OPTIONAL])
 def test_every_group_has_an_optimizer_and_moves(city_scene, options):
     pipeline = set_up(city_scene, **options)
     model = pipeline.model.train()
