@@ -116,12 +116,13 @@ READERS = {"linear": Linear, "perceptron": Perceptron}
 
 
 class Appearance(nn.Module):
-    """Image embeddings and what reads them; the Gaussians' embeddings live with the Gaussians."""
+    """Embeddings of images, or of kinds of images that look alike, and what reads them; the Gaussians' embeddings live
+    with the Gaussians."""
 
-    def __init__(self, num_images: int, reader: Reader) -> None:
+    def __init__(self, num_kinds: int, reader: Reader) -> None:
         super().__init__()
         self.reader = READERS[reader]()
-        self.images = nn.Parameter(self.reader.spread * torch.randn(num_images, IMAGE_DIM))
+        self.images = nn.Parameter(self.reader.spread * torch.randn(num_kinds, IMAGE_DIM))
 
     def canonical(self) -> Float[Tensor, "32"]:
         """The mean image embedding: the look of pictures that belong to no image."""

@@ -11,6 +11,7 @@ wide.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -50,15 +51,17 @@ class Look:
 
 
 class Looks(nn.Module):
-    """The looks of all training images; without a reader of embeddings, gain, haze and sky are all."""
+    """The looks of all training images; without a reader of embeddings, gain, haze and sky are all. With the linear
+    reader, images of one day share an embedding: what they still disagree on are heights."""
 
-    def __init__(self, suns: Sequence[Direction | None], reader: Reader | None) -> None:
+    def __init__(self, suns: Sequence[Direction | None], days: Sequence[str | None], reader: Reader | None) -> None:
         super().__init__()
         n = len(suns)
         self.suns = tuple(suns)
+        self.kinds = kinds_of(days) if reader == "linear" else tuple(range(n))
         self.log_gain, self.haze = nn.Parameter(torch.zeros(n, 3)), nn.Parameter(torch.zeros(n, 3))
         self.log_sky = nn.Parameter(torch.full((n, 3), SKY_START).log())
-        self.appearance = None if reader is None else Appearance(n, reader)
+        self.appearance = None if reader is None else Appearance(max(self.kinds) + 1, reader)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by optimizer."""
@@ -70,13 +73,26 @@ class Looks(nn.Module):
 
     def of(self, image: int) -> Look:
         """The look of a training image."""
-        embedding = None if self.appearance is None else self.appearance.images[image]
+        embedding = None if self.appearance is None else self.appearance.images[self.kinds[image]]
         return Look(self.log_gain[image], self.haze[image], self.log_sky[image], embedding, self.suns[image])
 
     def canonical(self, sun: Direction | None = None) -> Look:
         """The mean of all looks, under a given sun or in even light."""
         embedding = None if self.appearance is None else self.appearance.canonical()
         return Look(self.log_gain.mean(0), self.haze.mean(0), self.log_sky.mean(0), embedding, sun)
+
+
+def kinds_of(days: Sequence[str | None]) -> tuple[int, ...]:
+    """A number per image, from 0: the same for images of one day, its own for an image of an unknown day."""
+    kinds: dict[str | int, int] = {}
+    return tuple(kinds.setdefault(day or image, len(kinds)) for image, day in enumerate(days))
+
+
+def reader_for(appearance: Literal["light", "linear", "perceptron"], days: Sequence[str | None]) -> Reader | None:
+    """What reads embeddings under an option, if anything: images of one day leave `linear` nothing to tell apart."""
+    if appearance == "light" or (appearance == "linear" and max(kinds_of(days)) == 0):
+        return None
+    return appearance
 
 
 def sunlight(

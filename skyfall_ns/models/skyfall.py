@@ -24,7 +24,7 @@ from skyfall_ns.models.growth import growth_of
 from skyfall_ns.models.harmonics import SH_C0, directional, sight
 from skyfall_ns.models.heights import SOLID, HeightTarget, draw_heights, height_m
 from skyfall_ns.models.home import HomeView
-from skyfall_ns.models.light import Direction, Look, Looks, encode, normals_of, picture, seen, sunlight
+from skyfall_ns.models.light import Direction, Look, Looks, encode, normals_of, picture, reader_for, seen, sunlight
 from skyfall_ns.models.metrics import halves, image_scores
 from skyfall_ns.models.panel import LookPanel
 from skyfall_ns.models.pixel_shadows import sharpened
@@ -50,7 +50,8 @@ class SkyfallModel(SplatfactoModel):
         assert self.seed_points is not None
         start = start_parameters(*self.seed_points, metadata["points3D_normals"], self.on_model, self.config)
         self.gauss_params = nn.ParameterDict({name: nn.Parameter(value) for name, value in start.items()})
-        self.looks = Looks(self.on_model.suns, None if self.config.appearance == "light" else self.config.appearance)
+        days = self.on_model.days
+        self.looks = Looks(self.on_model.suns, days, reader_for(self.config.appearance, days))
         self.look = LookPanel(self.on_model.image_names)  # the viewer shows this name
         self.home = HomeView((self.on_model.scene.box_m - np.array(self.on_model.centre_m)) * self.on_model.scale)
         self.shadows = Shadows(self.on_model.scale)

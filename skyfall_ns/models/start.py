@@ -17,6 +17,7 @@ from skyfall_ns.models.appearance import start_embeddings
 from skyfall_ns.models.config import SkyfallModelConfig
 from skyfall_ns.models.harmonics import SH_C0
 from skyfall_ns.models.heights import MANY_VIEWS
+from skyfall_ns.models.light import reader_for
 
 THICKNESS = 0.2  # of a disc, relative to its radius
 OPACITY, FEW_OPACITY = 0.6, 0.9  # with many and with few views
@@ -36,7 +37,7 @@ def start_parameters(
     start = start_splats(xyz, rgb, normals, config.start_scale * on_model.point_spacing_m * on_model.scale, opacity)
     if config.sh_degree:
         start["features_rest"] = xyz.new_zeros(len(xyz), 3, 3, dtype=torch.float32)
-    if config.appearance != "light":
+    if reader_for(config.appearance, on_model.days):
         start["embeddings"] = start_embeddings(start["means"])
     return start
 
