@@ -55,14 +55,18 @@ def test_variants_have_folders_of_their_own(stage1):
     assert len({stage1.slug(name) for name in stage1.VARIANTS}) == len(stage1.VARIANTS)
 
 
+def assert_exists(flag, part):
+    """Some option of a configuration, or of a table in it, has the flag's name."""
+    for name in flag[2:].replace("-", "_").split("."):
+        options = part if isinstance(part, dict) else vars(part)
+        assert name in options, flag
+        part = options[name]
+
+
 def test_flags_of_variants_exist(stage1):
     for flags in stage1.VARIANTS.values():
         for flag in (f for f in flags if f.startswith("--")):
-            part = skyfall.config
-            for name in flag[2:].replace("-", "_").split("."):
-                options = part if isinstance(part, dict) else vars(part)
-                assert name in options, flag
-                part = options[name]
+            assert_exists(flag, skyfall.config)
 
 
 @pytest.fixture
@@ -118,8 +122,4 @@ def test_flags_of_stage_2_exist(stage2):
     assert len({stage2.slug(name) for name in stage2.VARIANTS}) == len(stage2.VARIANTS)
     for flags in stage2.VARIANTS.values():
         for flag in (f for f in flags if f.startswith("--")):
-            part = skyfall_idu.config
-            for name in flag[2:].replace("-", "_").split("."):
-                options = part if isinstance(part, dict) else vars(part)
-                assert name in options, flag
-                part = options[name]
+            assert_exists(flag, skyfall_idu.config)

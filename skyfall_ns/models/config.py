@@ -58,7 +58,7 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     appearance: Literal["light", "linear", "perceptron"] = "linear"
     """What makes images differ: gain, haze and sky light; these and embeddings per day and per splat, multiplied, so
     that splats may look different on different days; or these and embeddings that a perceptron reads (WildGaussians;
-    several times the time)."""
+    nearly three times the time)."""
     shading: bool = True
     """Shade splats by how they face each image's sun, where its place is known."""
     shadows: bool = True
