@@ -13,6 +13,7 @@ from skyfall_ns.errors import SkyfallError, disk_message
 def run(command: Callable[[], Any]) -> None:
     """Call `command`; bad input and disk trouble print one message on stderr and exit with code 1."""
     try:
+        _refuse_twice(sys.argv[1:])
         command()
         sys.stdout.flush()
     except SkyfallError as error:
@@ -38,6 +39,14 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _refuse_twice(words: list[str]) -> None:
+    """SkyfallError for a flag that stands twice among a command's words: the parser would keep its last values only."""
+    flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    for flag in flags:
+        if flags.count(flag) > 1:
+            raise SkyfallError(f"{flag} is given {flags.count(flag)} times. Give it once, with all its values behind it.")
 
 
 def _fail(message: str, code: int = 1) -> None:

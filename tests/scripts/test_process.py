@@ -123,6 +123,7 @@ BAD = {
     "heights inverted": (lambda f: [], ("--height-range", 150, 50), "is empty"),
     "no polygon": (lambda f: [], ("--aoi", "GEOJSON"), "is not a GeoJSON polygon"),
     "no such test image": (lambda f: [], ("--test-images", "summer*"), "--test-images summer* matches none"),
+    "a flag twice": (lambda f: [], ("--sun", "a=90,45", "--sun", "b=90,45"), "--sun is given 2 times"),
 }
 
 
