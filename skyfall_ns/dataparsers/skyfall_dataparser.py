@@ -5,6 +5,7 @@ mean metres everywhere; the centre is the middle of the box at ground level (z =
 """
 
 import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,8 +112,8 @@ class SkyfallDataParser(DataParser):
     def _split(self, scene: Scene) -> tuple[list[SceneImage], list[SceneImage]]:
         """Training and held-out images, in the scene's order."""
         names = [image.name for image in scene.images]
-        wanted = _match(names, self.config.images, "--images", scene)
-        held = _match(names, self.config.eval_images, "--eval-images", scene)
+        wanted = matching(names, self.config.images, "--images", scene)
+        held = matching(names, self.config.eval_images, "--eval-images", scene)
         chosen = [image for image in scene.images if image.name in wanted]
         train = [image for image in chosen if image.split == "train" and image.name not in held]
         if not train:
@@ -123,7 +124,8 @@ class SkyfallDataParser(DataParser):
         return train, [image for image in chosen if image not in train]
 
 
-def _match(names: list[str], globs: tuple[str, ...], flag: str, scene: Scene) -> set[str]:
+def matching(names: Sequence[str], globs: Sequence[str], flag: str, scene: Scene) -> set[str]:
+    """The names that any glob of a flag matches; SceneError for a glob that matches none."""
     found: set[str] = set()
     for glob in globs:
         matches = fnmatch.filter(names, glob)

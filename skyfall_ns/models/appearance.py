@@ -124,10 +124,6 @@ class Appearance(nn.Module):
         self.reader = READERS[reader]()
         self.images = nn.Parameter(self.reader.spread * torch.randn(num_kinds, IMAGE_DIM))
 
-    def canonical(self) -> Float[Tensor, "32"]:
-        """The mean image embedding: the look of pictures that belong to no image."""
-        return self.images.mean(0)
-
     def forward(
         self, base: Float[Tensor, "n 3"], gaussians: Float[Tensor, "n 24"], image: Float[Tensor, "32"]
     ) -> ToneShift:

@@ -59,6 +59,9 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """What makes images differ: gain, haze and sky light; these and embeddings per day and per splat, multiplied, so
     that splats may look different on different days; or these and embeddings that a perceptron reads (WildGaussians;
     nearly three times the time)."""
+    canonical: tuple[str, ...] = ("*",)
+    """Names or globs of the training images whose mean look free views, pictures made up by stage 2 and exports have:
+    'post*' shows one date of two."""
     shading: bool = True
     """Shade splats by how they face each image's sun, where its place is known."""
     shadows: bool = True

@@ -52,11 +52,19 @@ class Look:
 
 class Looks(nn.Module):
     """The looks of all training images; without a reader of embeddings, gain, haze and sky are all. With the linear
-    reader, images of one day share an embedding: what they still disagree on are heights."""
+    reader, images of one day share an embedding: what they still disagree on are heights. `shown`: the images whose
+    mean look is the canonical one (None: all)."""
 
-    def __init__(self, suns: Sequence[Direction | None], days: Sequence[str | None], reader: Reader | None) -> None:
+    def __init__(
+        self,
+        suns: Sequence[Direction | None],
+        days: Sequence[str | None],
+        reader: Reader | None,
+        shown: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         n = len(suns)
+        self.shown = tuple(range(n) if shown is None else shown)
         self.suns = tuple(suns)
         self.kinds = kinds_of(days) if reader == "linear" else tuple(range(n))
         self.log_gain, self.haze = nn.Parameter(torch.zeros(n, 3)), nn.Parameter(torch.zeros(n, 3))
@@ -77,9 +85,10 @@ class Looks(nn.Module):
         return Look(self.log_gain[image], self.haze[image], self.log_sky[image], embedding, self.suns[image])
 
     def canonical(self, sun: Direction | None = None) -> Look:
-        """The mean of all looks, under a given sun or in even light."""
-        embedding = None if self.appearance is None else self.appearance.canonical()
-        return Look(self.log_gain.mean(0), self.haze.mean(0), self.log_sky.mean(0), embedding, sun)
+        """The mean of the looks that are shown, under a given sun or in even light."""
+        looks = [self.of(image).tensors() for image in self.shown]
+        mean = {name: torch.stack([look[name] for look in looks]).mean(0) for name in looks[0]}
+        return replace(self.of(self.shown[0]), **mean, sun=sun)
 
 
 def kinds_of(days: Sequence[str | None]) -> tuple[int, ...]:

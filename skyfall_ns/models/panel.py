@@ -7,7 +7,7 @@ from torch import nn
 
 from skyfall_ns.models.light import Look, Looks
 
-MEAN = "mean of all images"
+CANONICAL = "canonical"
 
 
 class LookPanel(nn.Module):
@@ -15,15 +15,15 @@ class LookPanel(nn.Module):
 
     def __init__(self, image_names: Sequence[str]) -> None:
         super().__init__()
-        options = [MEAN, *image_names]
-        self.first = ViewerDropdown("Look", MEAN, options)
-        self.second = ViewerDropdown("Blend with", MEAN, options)
+        options = [CANONICAL, *image_names]
+        self.first = ViewerDropdown("Look", CANONICAL, options)
+        self.second = ViewerDropdown("Blend with", CANONICAL, options)
         self.share = ViewerSlider("Share of the second", 0.0, 0.0, 1.0, 0.05)
 
     def chosen(self, looks: Looks) -> Look:
         """The look that the panel asks for."""
         first, second = (
-            looks.canonical() if choice.value == MEAN else looks.of(choice.options.index(choice.value) - 1)
+            looks.canonical() if choice.value == CANONICAL else looks.of(choice.options.index(choice.value) - 1)
             for choice in (self.first, self.second)
         )
         return first.towards(second, self.share.value)

@@ -24,7 +24,7 @@ from skyfall_ns.models.growth import growth_of
 from skyfall_ns.models.harmonics import SH_C0, directional, sight
 from skyfall_ns.models.heights import SOLID, HeightTarget, draw_heights, height_m
 from skyfall_ns.models.home import HomeView
-from skyfall_ns.models.light import Direction, Look, Looks, encode, normals_of, picture, reader_for, seen, sunlight
+from skyfall_ns.models.light import Direction, Look, encode, normals_of, picture, seen, sunlight
 from skyfall_ns.models.metrics import halves, image_scores
 from skyfall_ns.models.panel import LookPanel
 from skyfall_ns.models.pixel_shadows import sharpened
@@ -32,7 +32,7 @@ from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
 from skyfall_ns.models.shadows import Shadows, SunMap
 from skyfall_ns.models.shear import shear_loss, sheared
 from skyfall_ns.models.shift import ImageShift, shifted
-from skyfall_ns.models.start import start_parameters
+from skyfall_ns.models.start import start_looks, start_parameters
 from skyfall_ns.models.view import View, bend, damped, image_of, in_viewer, moves_of, sun_of, view_of
 
 BEHIND = 3  # the void's depth in the viewer over the farthest splat's: what stands behind the scene is not hidden by it
@@ -50,8 +50,7 @@ class SkyfallModel(SplatfactoModel):
         assert self.seed_points is not None
         start = start_parameters(*self.seed_points, metadata["points3D_normals"], self.on_model, self.config)
         self.gauss_params = nn.ParameterDict({name: nn.Parameter(value) for name, value in start.items()})
-        days = self.on_model.days
-        self.looks = Looks(self.on_model.suns, days, reader_for(self.config.appearance, days))
+        self.looks = start_looks(self.on_model, self.config)
         self.look = LookPanel(self.on_model.image_names)  # the viewer shows this name
         self.home = HomeView((self.on_model.scene.box_m - np.array(self.on_model.centre_m)) * self.on_model.scale)
         self.shadows = Shadows(self.on_model.scale)

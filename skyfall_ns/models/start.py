@@ -11,13 +11,13 @@ from jaxtyping import Float, UInt8
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
+from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel, matching
 from skyfall_ns.geo.points import WALL_SPACINGS
 from skyfall_ns.models.appearance import start_embeddings
 from skyfall_ns.models.config import SkyfallModelConfig
 from skyfall_ns.models.harmonics import SH_C0
 from skyfall_ns.models.heights import MANY_VIEWS
-from skyfall_ns.models.light import reader_for
+from skyfall_ns.models.light import Looks, reader_for
 
 THICKNESS = 0.2  # of a disc, relative to its radius
 OPACITY, FEW_OPACITY = 0.6, 0.9  # with many and with few views
@@ -40,6 +40,14 @@ def start_parameters(
     if reader_for(config.appearance, on_model.days):
         start["embeddings"] = start_embeddings(start["means"])
     return start
+
+
+def start_looks(on_model: SceneOnModel, config: SkyfallModelConfig) -> Looks:
+    """The looks of a scene's training images under the model's options. SceneError if `config.canonical` names none."""
+    names, days = on_model.image_names, on_model.days
+    shown = matching(names, config.canonical, "--pipeline.model.canonical", on_model.scene)
+    reader = reader_for(config.appearance, days)
+    return Looks(on_model.suns, days, reader, [image for image, name in enumerate(names) if name in shown])
 
 
 def start_splats(

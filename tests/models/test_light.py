@@ -71,6 +71,18 @@ def test_looks_start_as_they_are_and_blend_from_one_to_the_other():
         torch.testing.assert_close(value, middle.tensors()[name])
 
 
+def test_the_canonical_look_is_the_mean_of_the_images_that_are_shown():
+    looks = Looks([SUN, None, None], ["2016-04-23", "2023-04-15", "2023-04-15"], "linear", shown=(1, 2))
+    with torch.no_grad():
+        for number, value in enumerate(looks.parameters()):
+            value.copy_(torch.arange(value.numel()).view(value.shape) + number)
+    shown = looks.canonical(SUN)
+    assert shown.sun == SUN
+    for name, value in shown.tensors().items():
+        torch.testing.assert_close(value, (looks.of(1).tensors()[name] + looks.of(2).tensors()[name]) / 2)
+    assert torch.equal(shown.embedding, looks.of(2).embedding)
+
+
 def test_images_of_one_day_share_an_embedding():
     days = ["2016-04-23", None, "2023-04-15", "2016-04-23", None]
     assert kinds_of(days) == (0, 1, 2, 0, 3)

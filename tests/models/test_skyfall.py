@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 
-from skyfall_ns.errors import TrainingError
+from skyfall_ns.data.scene import Scene
+from skyfall_ns.errors import SceneError, TrainingError
 from skyfall_ns.method_configs import skyfall
 from skyfall_ns.models.harmonics import SH_C0
 from skyfall_ns.models.heights import FEW_PULL, MANY_VIEWS, NEAR_M, draw_heights
-from skyfall_ns.models.panel import MEAN
+from skyfall_ns.models.light import encode
+from skyfall_ns.models.panel import CANONICAL
 from skyfall_ns.models.skyfall import SkyfallModel
 from skyfall_ns.models.start import FEW_OPACITY
 from skyfall_ns.models.view import MOVES_KEY, nadir_view, view_of
@@ -324,6 +327,21 @@ def test_canonical_colours_are_what_exports_write(model):
     assert model.shs_rest.shape == (model.num_points, 0, 3)
 
 
+def test_exports_and_free_views_show_the_images_that_are_chosen(city_scene):
+    name = Scene.load(city_scene).images[1].name
+    model = set_up(city_scene, canonical=(name,)).model.eval()
+    with torch.no_grad():
+        model.looks.log_gain[1] = 0.3
+        look, view = replace(model.looks.of(1), sun=None), view_of(viewer_camera())
+        torch.testing.assert_close(model.colors, encode(model.seen_light(model.base_colors(), look, None)).clamp(0, 1))
+        torch.testing.assert_close(model.render(view).color, model.render(view, look=look).color)
+
+
+def test_a_canonical_look_of_no_image_is_refused(city_scene):
+    with pytest.raises(SceneError, match=r"--pipeline.model.canonical summer\* matches no image of .*\. It has: "):
+        set_up(city_scene, canonical=("summer*",))
+
+
 def test_the_viewer_can_look_for_its_elements(model):
     """The host's evaluates every property of a model."""
     elements = dict(parse_object(model, ViewerElement, "model"))
@@ -343,7 +361,7 @@ def viewer_camera() -> Cameras:
 def test_the_viewers_panel_decides_on_the_look(model):
     model.eval()
     names, view = model.on_model.image_names, view_of(viewer_camera())
-    wanted = {MEAN: model.looks.canonical(), names[0]: model.looks.of(0), names[2]: model.looks.of(2)}
+    wanted = {CANONICAL: model.looks.canonical(), names[0]: model.looks.of(0), names[2]: model.looks.of(2)}
     pictures = []
     with torch.no_grad():
         for name, look in wanted.items():
