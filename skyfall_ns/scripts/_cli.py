@@ -45,8 +45,9 @@ def _refuse_twice(words: list[str]) -> None:
     """SkyfallError for a flag that stands twice among a command's words: the parser would keep its last values only."""
     flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
     for flag in flags:
-        if flags.count(flag) > 1:
-            raise SkyfallError(f"{flag} is given {flags.count(flag)} times. Give it once, with all its values behind it.")
+        times = flags.count(flag)
+        if times > 1:
+            raise SkyfallError(f"{flag} is given {times} times. Give it once, with all its values behind it.")
 
 
 def _fail(message: str, code: int = 1) -> None:
