@@ -18,6 +18,7 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecayScheduler, ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils import writer
+from numpy._core.multiarray import scalar  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -29,9 +30,7 @@ LAST_PICTURE_S = 20.0
 def allow_numpy_scalars() -> None:
     """torch >= 2.6 loads checkpoints without pickled code; other methods' schedulers leave numpy floats in theirs
     (nerfstudio issue 3683)."""
-    torch.serialization.add_safe_globals(
-        [np._core.multiarray.scalar, np.dtype, np.float64, np.dtypes.Float64DType]  # type: ignore[attr-defined]
-    )
+    torch.serialization.add_safe_globals([scalar, np.dtype, np.float64, np.dtypes.Float64DType])
 
 
 def find_ffmpeg() -> None:

@@ -1,5 +1,6 @@
 """`skyfall-demo`: from vendor images to a splat city on the map, each step by the command that a user would type."""
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from skyfall_ns.errors import SkyfallError
+from skyfall_ns.errors import MissingExtraError, SkyfallError
 from skyfall_ns.scripts._cli import run
 
 
@@ -35,6 +36,8 @@ class Demo:
         folder = self.output_dir
         if folder.exists():
             raise SkyfallError(f"{folder} exists already. Choose another --output-dir, or remove it.")
+        if not shutil.which("ffmpeg") and not importlib.util.find_spec("imageio_ffmpeg"):
+            raise MissingExtraError("ns-render needs ffmpeg, which is missing. Run pip install 'skyfall-ns[video]'.")
         folder.mkdir(parents=True)
         steps = []
         for title, command in self.commands():
