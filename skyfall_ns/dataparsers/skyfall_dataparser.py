@@ -48,7 +48,6 @@ class SceneOnModel:
     surface: ModelSurface | None
     image_names: tuple[str, ...]  # of the training images, in order
     suns: tuple[tuple[float, float, float] | None, ...]  # directions to the sun of the training images, local frame
-    days: tuple[str | None, ...]  # on which the training images were taken, ISO 8601
     point_spacing_m: float
 
 
@@ -88,7 +87,6 @@ class SkyfallDataParser(DataParser):
             surface=read_surface(scene),
             image_names=tuple(image.name for image in train),
             suns=tuple(image.sun_direction for image in train),
-            days=tuple(image.acquired and image.acquired[:10] for image in train),
             point_spacing_m=_spacing(cloud),
         )
         transform = torch.eye(4)[:3]

@@ -116,13 +116,12 @@ READERS = {"linear": Linear, "perceptron": Perceptron}
 
 
 class Appearance(nn.Module):
-    """Embeddings of images, or of kinds of images that look alike, and what reads them; the Gaussians' embeddings live
-    with the Gaussians."""
+    """Image embeddings and what reads them; the Gaussians' embeddings live with the Gaussians."""
 
-    def __init__(self, num_kinds: int, reader: Reader) -> None:
+    def __init__(self, num_images: int, reader: Reader) -> None:
         super().__init__()
         self.reader = READERS[reader]()
-        self.images = nn.Parameter(self.reader.spread * torch.randn(num_kinds, IMAGE_DIM))
+        self.images = nn.Parameter(self.reader.spread * torch.randn(num_images, IMAGE_DIM))
 
     def forward(
         self, base: Float[Tensor, "n 3"], gaussians: Float[Tensor, "n 24"], image: Float[Tensor, "32"]

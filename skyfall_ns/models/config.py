@@ -56,8 +56,8 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     shear_every: int = 2
     """Steps between two tilted views; each costs a drawing."""
     appearance: Literal["light", "linear", "perceptron"] = "linear"
-    """What makes images differ: gain, haze and sky light; these and embeddings per day and per splat, multiplied, so
-    that splats may look different on different days; or these and embeddings that a perceptron reads (WildGaussians;
+    """What makes images differ: gain, haze and sky light; these and embeddings per image and per splat, multiplied, so
+    that splats may look different on different dates; or these and embeddings that a perceptron reads (WildGaussians;
     nearly three times the time)."""
     canonical: tuple[str, ...] = ("*",)
     """Names or globs of the training images whose mean look free views, pictures made up by stage 2 and exports have:

@@ -11,7 +11,6 @@ wide.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -51,25 +50,19 @@ class Look:
 
 
 class Looks(nn.Module):
-    """The looks of all training images; without a reader of embeddings, gain, haze and sky are all. With the linear
-    reader, images of one day share an embedding: what they still disagree on are heights. `shown`: the images whose
-    mean look is the canonical one (None: all)."""
+    """The looks of all training images; without a reader of embeddings, gain, haze and sky are all. `shown`: the images
+    whose mean look is the canonical one (None: all)."""
 
     def __init__(
-        self,
-        suns: Sequence[Direction | None],
-        days: Sequence[str | None],
-        reader: Reader | None,
-        shown: Sequence[int] | None = None,
+        self, suns: Sequence[Direction | None], reader: Reader | None, shown: Sequence[int] | None = None
     ) -> None:
         super().__init__()
         n = len(suns)
         self.shown = tuple(range(n) if shown is None else shown)
         self.suns = tuple(suns)
-        self.kinds = kinds_of(days) if reader == "linear" else tuple(range(n))
         self.log_gain, self.haze = nn.Parameter(torch.zeros(n, 3)), nn.Parameter(torch.zeros(n, 3))
         self.log_sky = nn.Parameter(torch.full((n, 3), SKY_START).log())
-        self.appearance = None if reader is None else Appearance(max(self.kinds) + 1, reader)
+        self.appearance = None if reader is None else Appearance(n, reader)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by optimizer."""
@@ -81,7 +74,7 @@ class Looks(nn.Module):
 
     def of(self, image: int) -> Look:
         """The look of a training image."""
-        embedding = None if self.appearance is None else self.appearance.images[self.kinds[image]]
+        embedding = None if self.appearance is None else self.appearance.images[image]
         return Look(self.log_gain[image], self.haze[image], self.log_sky[image], embedding, self.suns[image])
 
     def canonical(self, sun: Direction | None = None) -> Look:
@@ -89,19 +82,6 @@ class Looks(nn.Module):
         looks = [self.of(image).tensors() for image in self.shown]
         mean = {name: torch.stack([look[name] for look in looks]).mean(0) for name in looks[0]}
         return replace(self.of(self.shown[0]), **mean, sun=sun)
-
-
-def kinds_of(days: Sequence[str | None]) -> tuple[int, ...]:
-    """A number per image, from 0: the same for images of one day, its own for an image of an unknown day."""
-    kinds: dict[str | int, int] = {}
-    return tuple(kinds.setdefault(day or image, len(kinds)) for image, day in enumerate(days))
-
-
-def reader_for(appearance: Literal["light", "linear", "perceptron"], days: Sequence[str | None]) -> Reader | None:
-    """What reads embeddings under an option, if anything: images of one day leave `linear` nothing to tell apart."""
-    if appearance == "light" or (appearance == "linear" and max(kinds_of(days)) == 0):
-        return None
-    return appearance
 
 
 def sunlight(

@@ -17,7 +17,7 @@ from skyfall_ns.models.appearance import start_embeddings
 from skyfall_ns.models.config import SkyfallModelConfig
 from skyfall_ns.models.harmonics import SH_C0
 from skyfall_ns.models.heights import MANY_VIEWS
-from skyfall_ns.models.light import Looks, reader_for
+from skyfall_ns.models.light import Looks
 
 THICKNESS = 0.2  # of a disc, relative to its radius
 OPACITY, FEW_OPACITY = 0.6, 0.9  # with many and with few views
@@ -37,17 +37,17 @@ def start_parameters(
     start = start_splats(xyz, rgb, normals, config.start_scale * on_model.point_spacing_m * on_model.scale, opacity)
     if config.sh_degree:
         start["features_rest"] = xyz.new_zeros(len(xyz), 3, 3, dtype=torch.float32)
-    if reader_for(config.appearance, on_model.days):
+    if config.appearance != "light":
         start["embeddings"] = start_embeddings(start["means"])
     return start
 
 
 def start_looks(on_model: SceneOnModel, config: SkyfallModelConfig) -> Looks:
     """The looks of a scene's training images under the model's options. SceneError if `config.canonical` names none."""
-    names, days = on_model.image_names, on_model.days
+    names = on_model.image_names
     shown = matching(names, config.canonical, "--pipeline.model.canonical", on_model.scene)
-    reader = reader_for(config.appearance, days)
-    return Looks(on_model.suns, days, reader, [image for image, name in enumerate(names) if name in shown])
+    reader = None if config.appearance == "light" else config.appearance
+    return Looks(on_model.suns, reader, [image for image, name in enumerate(names) if name in shown])
 
 
 def start_splats(

@@ -6,19 +6,7 @@ import pytest
 import torch
 
 from skyfall_ns.models.fit import fit_look
-from skyfall_ns.models.light import (
-    DARKEST,
-    GAMMA,
-    Looks,
-    decode,
-    encode,
-    kinds_of,
-    normals_of,
-    picture,
-    reader_for,
-    seen,
-    sunlight,
-)
+from skyfall_ns.models.light import DARKEST, GAMMA, Looks, decode, encode, normals_of, picture, seen, sunlight
 
 SUN = (0.6, 0.0, 0.8)
 SKY = torch.tensor([0.2, 0.3, 0.4])
@@ -51,14 +39,14 @@ def test_gamma_code_is_undone_and_black_keeps_a_gradient():
 
 def test_whites_stay_white_and_keep_their_gradient():
     colors = torch.full((1, 3), 1.4, requires_grad=True)
-    out = encode(seen(colors, None, Looks([None], [None], reader=None).of(0)))
+    out = encode(seen(colors, None, Looks([None], reader=None).of(0)))
     out.sum().backward()
     torch.testing.assert_close(out.detach(), colors.detach())
     torch.testing.assert_close(colors.grad, torch.ones(1, 3))
 
 
 def test_looks_start_as_they_are_and_blend_from_one_to_the_other():
-    looks = Looks([SUN, None], [None, None], reader="linear")
+    looks = Looks([SUN, None], reader="linear")
     with torch.no_grad():
         looks.log_gain[0], looks.log_gain[1] = 0.2, -0.2
     first, second = looks.of(0), looks.of(1)
@@ -72,7 +60,7 @@ def test_looks_start_as_they_are_and_blend_from_one_to_the_other():
 
 
 def test_the_canonical_look_is_the_mean_of_the_images_that_are_shown():
-    looks = Looks([SUN, None, None], ["2016-04-23", "2023-04-15", "2023-04-15"], "linear", shown=(1, 2))
+    looks = Looks([SUN, None, None], "linear", shown=(1, 2))
     with torch.no_grad():
         for number, value in enumerate(looks.parameters()):
             value.copy_(torch.arange(value.numel()).view(value.shape) + number)
@@ -80,23 +68,6 @@ def test_the_canonical_look_is_the_mean_of_the_images_that_are_shown():
     assert shown.sun == SUN
     for name, value in shown.tensors().items():
         torch.testing.assert_close(value, (looks.of(1).tensors()[name] + looks.of(2).tensors()[name]) / 2)
-    assert torch.equal(shown.embedding, looks.of(2).embedding)
-
-
-def test_images_of_one_day_share_an_embedding():
-    days = ["2016-04-23", None, "2023-04-15", "2016-04-23", None]
-    assert kinds_of(days) == (0, 1, 2, 0, 3)
-    looks = Looks([None] * 5, days, reader="linear")
-    assert torch.equal(looks.of(0).embedding, looks.of(3).embedding)
-    assert len({tuple(looks.of(image).embedding.tolist()) for image in range(5)}) == 4
-    alone = Looks([None] * 5, days, reader="perceptron")  # as published
-    assert len({tuple(alone.of(image).embedding.tolist()) for image in range(5)}) == 5
-
-
-def test_one_day_has_nothing_to_tell_apart():
-    assert reader_for("linear", ["2016-04-23"] * 2) is None and reader_for("light", [None, None]) is None
-    assert reader_for("linear", [None, None]) == reader_for("linear", ["2016-04-23", "2016-04-24"]) == "linear"
-    assert reader_for("perceptron", ["2016-04-23"] * 2) == "perceptron"
 
 
 def test_normals_are_the_third_axes():
@@ -107,7 +78,7 @@ def test_normals_are_the_third_axes():
 
 def test_a_look_is_found_again_from_half_a_picture():
     torch.manual_seed(0)
-    looks = Looks([None], [None], reader=None)
+    looks = Looks([None], reader=None)
     albedo = torch.rand(32, 40, 3)
     with torch.no_grad():
         looks.log_gain[0] = torch.tensor([0.3, -0.2, 0.1])
@@ -115,7 +86,7 @@ def test_a_look_is_found_again_from_half_a_picture():
     target = encode(seen(albedo, None, looks.of(0))).detach()
     mask = torch.zeros(32, 40, 1)
     mask[:, :20] = 1
-    start = Looks([None], [None], reader=None).of(0)
+    start = Looks([None], reader=None).of(0)
     spoilt = torch.where(mask > 0, target, torch.rand_like(target))
     found = fit_look(lambda look: encode(seen(albedo, None, look)), start, spoilt, mask)
     error = (encode(seen(albedo, None, found)) - target)[:, 20:].abs().mean()
