@@ -120,7 +120,11 @@ def _files(scene: Scene) -> list[str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise SceneError(f"There is no scene at {path.parent} ({SCENE_FILE} not found). Make one with skyfall-process.")
+        folder = path.parent
+        mend = "Make one with skyfall-process"
+        if not folder.is_absolute():
+            mend += f", or call the command from where {folder} lies"
+        raise SceneError(f"There is no scene at {folder.resolve()} ({SCENE_FILE} not found). {mend}.")
     try:
         data = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -1,6 +1,8 @@
 """scene.json: round trip, every kind of damage, and nothing outside the folder."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +123,14 @@ def test_other_versions_other_files_and_no_scene(folder, tmp_path):
         Scene.load(folder)
     with pytest.raises(SceneError, match=r"There is no scene at .*\. Make one with skyfall-process\."):
         Scene.load(tmp_path / "nowhere")
+
+
+def test_a_scene_told_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = re.escape(str(tmp_path / "city/scene"))
+    mend = r"Make one with skyfall-process, or call the command from where city/scene lies\."
+    with pytest.raises(SceneError, match=rf"There is no scene at {place} \(scene.json not found\)\. {mend}"):
+        Scene.load(Path("city/scene"))
 
 
 def test_a_file_that_is_gone(folder):
