@@ -30,6 +30,7 @@ from idu_runs import (
 from nerfstudio.engine.trainer import TrainerConfig
 from test_resume import assert_equal
 
+from skyfall_ns.data.scene import Scene
 from skyfall_ns.errors import SkyfallError, TrainingError
 from skyfall_ns.method_configs import skyfall, skyfall_idu
 from skyfall_ns.models.skyfall import SkyfallModel
@@ -445,6 +446,18 @@ def test_what_makes_no_sense_is_said_before_anything_is_trained(city_scene, tmp_
     with pytest.raises(TrainingError, match=says) as caught:
         set_up(config)
     assert str(caught.value).count(". ") == 1
+
+
+@pytest.mark.parametrize("left_out", [0, 1])
+def test_the_look_is_that_of_the_highest_sun_among_those_that_are_shown(city_scene, tmp_path, left_out):
+    images = [image for image in Scene.load(city_scene).images if image.split == "train"]
+    lowest_first = sorted(images, key=lambda image: image.sun_direction[2])
+    shown = [image.name for image in lowest_first[: len(images) - left_out]]
+    config = config_for(city_scene, tmp_path, "looks")
+    if left_out:
+        config.pipeline.model.canonical = tuple(shown)
+    pipeline = set_up(config).pipeline
+    assert pipeline.model.on_model.image_names[pipeline._look] == shown[-1]
 
 
 def test_missing_weights_are_said_before_anything_is_trained(city_scene, tmp_path):

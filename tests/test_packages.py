@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 from test_cli_host import run
@@ -18,7 +19,9 @@ def old_numpy(tmp_path, monkeypatch):
     command = [uv, "pip", "install", "--no-deps", "--target", folder, "numpy<2"]
     if (done := subprocess.run(command, capture_output=True, text=True)).returncode:
         pytest.skip(f"an older numpy cannot be installed: {done.stderr[-200:]}")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
+    version = subprocess.check_output([sys.executable, "-c", "import numpy; print(numpy.__version__)"], text=True)
+    assert version.startswith("1.26.")
 
 
 @pytest.mark.usefixtures("old_numpy")

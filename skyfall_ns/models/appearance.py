@@ -4,7 +4,7 @@ A reader turns an image's embedding (32) and a Gaussian's (24) into a gain and a
 that image is gain * light + offset. `Linear` makes a matrix of the image's embedding and multiplies the Gaussian's with
 it: the splats' embeddings are what they look like in all images, an image's picks from it. `Perceptron` is
 WildGaussians' form: a multi-layer perceptron reads both, and the base colour; runs take nearly three times as long, and
-are at best 0.6 dB better (benchmarks/stage1.md). Both start at the identity (gain 1, offset 0); Skyfall-GS
+are at best 0.6 dB better (docs/stage1.md). Both start at the identity (gain 1, offset 0); Skyfall-GS
 starts every Gaussian at grey; nothing clamps a coefficient, so whites stay white and gradients stay alive: colours are
 clamped where a picture is written, nowhere else.
 """

@@ -60,8 +60,8 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     that splats may look different on different dates; or these and embeddings that a perceptron reads (WildGaussians;
     nearly three times the time)."""
     canonical: tuple[str, ...] = ("*",)
-    """Names or globs of the training images whose mean look free views, pictures made up by stage 2 and exports have:
-    'post*' shows one date of two."""
+    """Names or globs of the training images whose mean look free views and exports have: 'post*' shows one date of two.
+    Stage 2 renders in the look of one of them."""
     shading: bool = True
     """Shade splats by how they face each image's sun, where its place is known."""
     shadows: bool = True

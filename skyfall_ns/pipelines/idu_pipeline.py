@@ -63,7 +63,8 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     """Share of the episode before, relative to the present one's, and so on back; 0 forgets what came before, as
     Skyfall-GS does."""
     look: str | None = None
-    """Name of the training image whose light and colours the renders have. Default: the one with the highest sun."""
+    """Name of the training image whose light and colours the renders have. Default: of those that
+    model.canonical names, the one with the highest sun."""
     agreement: bool = True
     """Weigh the pixels of refined images by how well neighbouring views agree with them."""
     moves: float = 0.3
@@ -316,7 +317,7 @@ class IduPipeline(SkyfallPipeline):
                 )
             return names.index(self.config.look)
         heights = [-1.0 if sun is None else sun[2] for sun in suns]
-        return heights.index(max(heights))
+        return max(self.model.looks.shown, key=heights.__getitem__)
 
     # Steps
 
