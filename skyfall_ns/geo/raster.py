@@ -47,6 +47,13 @@ class Grid:
         """y of the rows' centres."""
         return self.y_max_m - (np.arange(self.height) + 0.5) * self.resolution_m
 
+    def part(self, window: tuple[slice, slice]) -> "Grid":
+        """The grid of some of the rows and columns."""
+        rows, columns = window
+        west, north = self.x_min_m + columns.start * self.resolution_m, self.y_max_m - rows.start * self.resolution_m
+        size = columns.stop - columns.start, rows.stop - rows.start
+        return Grid(west, north, self.resolution_m, *size)
+
     def transform(self, origin: Sequence[float] = (0.0, 0.0)) -> Affine:
         """Pixel corners to coordinates, with the local origin at `origin` of the CRS."""
         west, north = origin[0] + self.x_min_m, origin[1] + self.y_max_m

@@ -1,7 +1,9 @@
-"""Dense surface from satellite views: object-space plane sweep over pairs, semi-global aggregation, confidence.
+"""Dense surface from satellite views: object-space plane sweep over pairs, semi-global aggregation, evidence.
 
 Every ground cell tries every height of the box; the views are warped to each height plane by their cameras and
-compared by normalised cross-correlation. Images need no common radiometry: gains and hazes cancel in the correlation.
+compared by normalized cross-correlation. Images need no common radiometry: gains and hazes cancel in the correlation.
+Heights that views confirm along their lines of sight are matched, what lies between them is filled from its rim, and
+what no two images show is unknown.
 Where many views look, a coarse sweep comes first, and later ones ask only the views that the surface so far lets see a
 cell: the feet of walls are hidden from one side, and views that see a wall instead would make the roof too wide.
 """
@@ -9,70 +11,74 @@ cell: the feet of walls are hidden from one side, and views that see a wall inst
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 from numpy import ndarray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.geo.height_sigma import height_sigma_m
+from skyfall_ns.geo.matching_images import MatchingImages
 from skyfall_ns.geo.raster import Grid
+from skyfall_ns.geo.ray_consistency import distances_along_rays_m
 from skyfall_ns.geo.sgm import aggregate
-from skyfall_ns.geo.stereo_cost import UNIT, Matching, cost_volume
+from skyfall_ns.geo.stereo_cost import UNIT, Limits, Matching, PlaneWarp, cost_volume
+from skyfall_ns.geo.stereo_pairs import CONVERGENCE_DEG, good_pairs, height_step_m
+from skyfall_ns.geo.surface_evidence import CONFIRMED_M, MATCHED, UNKNOWN, Judged, ground_near, judge
 from skyfall_ns.geo.visibility import lowest_visible_m
 
-CONVERGENCE_DEG = (2.5, 45.0)  # pairs outside have no parallax, or look too different
-BEST_DEG = 17.0
-MAX_PAIRS = 28
 TILE_VOXELS = 220_000_000  # 3 bytes each
 TILE_OVERLAP = 48  # cells
 HIDDEN_M = 0.5  # a view that looks this far below the surface's edge may still see the cell
 NEAR_M = 3.0  # beyond the surface so far, later sweeps look this far up and down
-GAMMA = 2.2  # of pictures: hues are those of the light itself
-HAZE_PERCENTILE = 0.3  # the darkest light of an image comes from the air (dark-object subtraction)
-APART_M = 3.0  # what stands apart differs by more from every neighbour
-SPECKLE_UNIT_M = 0.05  # heights are compared in whole units of 16 bits: 1.6 km up and down
-HUE_FLOOR = 0.05  # of the sum of three bands of light: the hue of darker pixels is noise
+NEAR_REACH_M = 12.0  # and take the surface within this distance for near: edges may be that far off
+RELIEF_M = 160.0  # boxes taller than this are swept above the ground that a coarse sweep finds
+FILLED_CONFIDENCE = 0.1  # factor for cells that are not matched
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One pass over all heights; `p1` and `p2` are the prices (1/100) of small and large height steps. Cells are
+    """One pass over all heights; `p1` and `p2` are the penalties (1/100) of small and large height steps. Cells are
     `coarser` times as wide as the surface's, and one height step moves the widest pair's match by `step_px`. Patches
-    smaller than `speckle_m2` that stand apart from all around them are mistakes, and heights are medians of
-    `median_cells` square."""
+    smaller than `patch_m2` that stand apart from all around them are mistakes, `confirmations` of its views make a
+    height matched (a share of those that look, at least two), and heights are medians of `median_cells` square."""
 
     matching: Matching
     p1: int
     p2: int
     step_px: float
     coarser: int = 1
-    speckle_m2: float = 0.0
+    patch_m2: float = 0.0
     median_cells: int = 1
+    confirmations: float = 0.5
 
 
 # noise is the enemy: patches below 20 m² were wrong by 16 and 22 m on average (Kahramanmaraş, two pairs), even where
 # views agreed well
-FEW = (Sweep(Matching(window=7, best_share=0.4), 5, 150, 0.15, speckle_m2=20.0, median_cells=3),)
+FEW = (Sweep(Matching(window=7, best_share=0.4), 5, 150, 0.15, patch_m2=20.0, median_cells=3),)
 _MATCHING = Matching(window=3, best_share=0.4, hue_weight=1.0, height_price=0.5)
 MANY = (  # many pairs average noise away: edges stay sharp
-    Sweep(Matching(window=3, best_share=0.3, hue_weight=0.5, height_price=0.5), 15, 150, 0.9, coarser=2),
-    Sweep(_MATCHING, 25, 100, 0.45),
-    Sweep(_MATCHING, 25, 100, 0.45),
+    Sweep(Matching(window=3, best_share=0.5, hue_weight=0.5, height_price=0.2), 15, 80, 0.9, coarser=2, patch_m2=6.0),
+    Sweep(_MATCHING, 25, 100, 0.45, patch_m2=6.0),
+    Sweep(_MATCHING, 25, 100, 0.45, patch_m2=6.0),
 )
+RELIEF = (Sweep(Matching(window=5, best_share=0.5), 15, 100, 2.0, coarser=4, patch_m2=200.0),)
 MANY_PAIRS = 10
 
 
 @dataclass(frozen=True)
 class Surface:
-    """Heights over a grid, local metres (NaN where no pair of views sees the ground), with confidence in 0..1."""
+    """Heights over a grid, local meters (NaN where unknown), with confidence in 0..1, source (0 unknown, 1 matched,
+    2 filled) and the standard deviation of heights in meters (NaN where unknown)."""
 
     grid: Grid
     height_m: Float32[ndarray, "h w"]
     confidence: Float32[ndarray, "h w"]
+    source: UInt8[ndarray, "h w"]
+    sigma_m: Float32[ndarray, "h w"]
 
 
 def dense_surface(
@@ -83,10 +89,10 @@ def dense_surface(
     progress: Callable[[int, int], None] | None = None,
     groups: Sequence[int] | None = None,
 ) -> Surface:
-    """The upper surface inside the box ([2, 3]: min and max, local metres), one height per cell. With `groups`, a
-    number per image, only images of one group are matched with each other.
+    """The upper surface inside the box ([2, 3]: min and max, local meters), one height per cell. With `groups`, a
+    number per image, images of one group are matched with each other (see `good_pairs`).
 
-    `images` are gray "h w" or colour "h w 3" in 0..1, gamma-coded as pictures are, NaN where a pixel is unusable.
+    `images` are gray "h w" or color "h w 3" in 0..1, gamma-coded as pictures are, NaN where a pixel is unusable.
     Raises SkyfallError where no two views differ enough in direction.
     """
     box_m = np.asarray(box_m, np.float64)
@@ -97,101 +103,52 @@ def dense_surface(
             f"No two images look from directions between {low:g} and {high:g} degrees apart. "
             "Add an image from another direction, or go without dense points (--points sparse)."
         )
-    sweeps = MANY if len(pairs) >= MANY_PAIRS else FEW
     used = sorted({view for pair in pairs for view in pair})
-    views = _Views([images[v] for v in used], [cameras[v] for v in used], resolution_m, sweeps)
     pairs = [(used.index(i), used.index(j)) for i, j in pairs]
+    sweeps = MANY if len(pairs) >= MANY_PAIRS else FEW
+    sizes = {resolution_m * sweep.coarser for sweep in (*sweeps, *RELIEF)}
+    views = MatchingImages([images[v] for v in used], [cameras[v] for v in used], sizes)
     grid = Grid.over(box_m, resolution_m)
-    height = np.full((grid.height, grid.width), np.nan, np.float32)
-    confidence = np.zeros_like(height)
-    step_m = height_step_m(cameras, pairs, sweeps[-1].step_px)
-    tiles = list(_tiles(grid, math.ceil((box_m[1, 2] - box_m[0, 2]) / step_m)))
+    base, (low, high) = _relief(views, pairs, grid, (float(box_m[0, 2]), float(box_m[1, 2])))
+    layers = tuple(np.zeros((grid.height, grid.width), kind) for kind in (*(np.float32,) * 3, np.uint8))
+    step_m = height_step_m(views.cameras, pairs, sweeps[-1].step_px)
+    tiles = list(_tiles(grid, math.ceil((high - low) / step_m)))
     for number, (window, core) in enumerate(tiles):
-        part = Grid(
-            grid.x_min_m + window[1].start * resolution_m,
-            grid.y_max_m - window[0].start * resolution_m,
-            resolution_m,
-            window[1].stop - window[1].start,
-            window[0].stop - window[0].start,
-        )
-        tile_progress = _part_of(progress, number, len(tiles))
-        h, c = _tile_surface(views, pairs, part, (box_m[0, 2], box_m[1, 2]), sweeps, tile_progress)
+        part = grid.part(window)
+        shown = _part_of(progress, number, len(tiles))
+        found = _tile_surface(views, pairs, part, base[window], (low, high), sweeps, shown)
         inner = tuple(slice(k.start - w.start, k.stop - w.start) for k, w in zip(core, window, strict=True))
-        height[core], confidence[core] = h[inner], c[inner]
-    return Surface(grid, height, confidence)
-
-
-def good_pairs(cameras: Sequence[AffineCamera], groups: Sequence[int] | None = None) -> list[tuple[int, int]]:
-    """Pairs (of one group) with useful convergence angles, best first, at most MAX_PAIRS."""
-    scored = []
-    for i, j in combinations(range(len(cameras)), 2):
-        if groups is not None and groups[i] != groups[j]:
-            continue
-        angle = convergence_deg(cameras[i], cameras[j])
-        if CONVERGENCE_DEG[0] <= angle <= CONVERGENCE_DEG[1]:
-            scored.append((abs(math.log(angle / BEST_DEG)), i, j))
-    return [(i, j) for _, i, j in sorted(scored)[:MAX_PAIRS]]
-
-
-def convergence_deg(a: AffineCamera, b: AffineCamera) -> float:
-    """Angle between two views' directions."""
-    return math.degrees(math.acos(min(1.0, float(a.view_direction() @ b.view_direction()))))
-
-
-def height_step_m(cameras: Sequence[AffineCamera], pairs: Sequence[tuple[int, int]], step_px: float) -> float:
-    """The height that moves the widest pair's match by `step_px`."""
-    slopes = [camera.view_direction()[:2] / camera.view_direction()[2] for camera in cameras]
-    parallax = max(
-        float(np.linalg.norm(slopes[i] - slopes[j])) / max(cameras[i].gsd_m(), cameras[j].gsd_m()) for i, j in pairs
-    )
-    return step_px / parallax
+        for layer, values in zip(layers, found, strict=True):
+            layer[core] = values[inner]
+    height, confidence, sigma, source = layers
+    return Surface(grid, height, confidence, source, sigma)
 
 
 def _part_of(progress, number: int, count: int):
-    """Progress of one of several tiles as progress of all."""
+    """Progress of one of several parts as progress of all."""
     return None if progress is None else lambda done, total: progress(number * total + done, count * total)
 
 
-class _Views:
-    """The cameras, and their images prepared for every cell size that the sweeps need."""
-
-    def __init__(self, images, cameras: Sequence[AffineCamera], resolution_m: float, sweeps: tuple[Sweep, ...]) -> None:
-        self.cameras = cameras
-        sizes = {resolution_m * sweep.coarser for sweep in sweeps}
-        self._images = {s: [_prepared(i, c, s) for i, c in zip(images, cameras, strict=True)] for s in sizes}
-
-    def at(self, cell_m: float) -> list[Float32[ndarray, "h w k"]]:
-        """The images for cells of a size."""
-        return self._images[cell_m]
-
-
-def _prepared(
-    image: Float32[ndarray, "h w *b"], camera: AffineCamera, resolution_m: float
-) -> Float32[ndarray, "h w k"]:
-    """Gray scaled to about 0..255 and, of colour images, two hues: smoothed where the grid is coarser than the pixels;
-    unusable pixels stay NaN."""
-    bands = np.asarray(image, np.float32).reshape(*image.shape[:2], -1)
-    valid = np.isfinite(bands).all(-1)
-    coarser = resolution_m / camera.gsd_m()
-    if coarser > 1.5:
-        weight = cv2.GaussianBlur(valid.astype(np.float32), (0, 0), 0.5 * coarser)
-        smooth = cv2.GaussianBlur(np.where(valid[..., None], bands, 0), (0, 0), 0.5 * coarser).reshape(bands.shape)
-        bands = smooth / np.maximum(weight, 1e-6)[..., None]
-    gray = bands.mean(-1)
-    low, high = np.percentile(gray[valid][:: max(1, valid.sum() // 1_000_000)], [0.5, 99.5])
-    layers = [(gray - np.float32(low)) * np.float32(255.0 / max(high - low, 1e-6))]
-    if bands.shape[2] == 3:
-        layers += _hues(np.where(valid[..., None], bands, 0), valid)
-    return np.where(valid[..., None], np.stack(layers, -1), np.nan).astype(np.float32)
-
-
-def _hues(bands: Float32[ndarray, "h w 3"], valid) -> list[Float32[ndarray, "h w"]]:
-    """Shares of red and blue in the light above the haze: the same in sun and in shadow."""
-    light = np.clip(bands, 0, None) ** np.float32(GAMMA)
-    haze = np.percentile(light[valid], HAZE_PERCENTILE, axis=0).astype(np.float32)
-    light = np.clip(light - haze, 0, None)
-    total = light.sum(-1) + np.float32(HUE_FLOOR)
-    return [light[..., k] / total for k in (0, 2)]
+def _relief(views: MatchingImages, pairs, grid: Grid, range_m: tuple[float, float]):
+    """The ground "h w" above which heights are tried, smooth, and the range above it: level ground and the whole range,
+    unless that is so large that a coarse sweep pays."""
+    flat = np.zeros((grid.height, grid.width), np.float32)
+    if range_m[1] - range_m[0] <= RELIEF_M:
+        return flat, range_m
+    sweep = RELIEF[0]
+    cells = _coarse(grid, sweep.coarser)
+    step_m = height_step_m(views.cameras, pairs, sweep.step_px)
+    tall = np.zeros((cells.height, cells.width), np.float32)
+    found = _sweep(views, pairs, cells, tall, range_m, step_m, sweep, None, None)
+    known = found.judged.source == MATCHED
+    if not known.any():
+        return flat, range_m
+    ground = ground_near(found.judged.height_m, known, cells.resolution_m)
+    ground = cv2.GaussianBlur(ground, (0, 0), 15.0 / cells.resolution_m)
+    above = (found.judged.height_m - ground)[known]
+    margin = 5.0 + 2 * step_m
+    base = cv2.resize(ground, None, fx=sweep.coarser, fy=sweep.coarser, interpolation=cv2.INTER_LINEAR)
+    return base[: grid.height, : grid.width], (float(above.min()) - margin, float(above.max()) + margin)
 
 
 def _tiles(grid: Grid, levels: int) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
@@ -213,29 +170,54 @@ def _tiles(grid: Grid, levels: int) -> Iterator[tuple[tuple[slice, slice], tuple
             yield window, core
 
 
-def _tile_surface(views: _Views, pairs, grid: Grid, range_m: tuple[float, float], sweeps, progress):
-    """Heights and confidence of one tile."""
-    height = None
+def _tile_surface(views: MatchingImages, pairs, grid: Grid, base, range_m: tuple[float, float], sweeps, progress):
+    """Heights, confidence, sigma and source of one tile; `range_m` is above the base."""
+    found = None
     for number, sweep in enumerate(sweeps):
         cells = _coarse(grid, sweep.coarser)
-        low, high = range_m if height is None else _around(height, range_m)
+        below = _resized(base, cells)
         step_m = height_step_m(views.cameras, pairs, sweep.step_px)
-        heights = low + step_m * np.arange(max(3, math.ceil((high - low) / step_m) + 1))  # a parabola needs three
-        lowest = _lowest_seen(height, cells, views.cameras)
+        before = None if found is None else _resized(found.judged.height_m, cells)
         part = _part_of(progress, number, len(sweeps))
-        images = views.at(cells.resolution_m)
-        cost, seen = cost_volume(images, views.cameras, pairs, cells, heights, lowest, sweep.matching, part)
-        total = aggregate(cost, sweep.p1, np.full(cost.shape[:2], sweep.p2, np.int16))
-        height, index = _minimum(total, heights)
-        height, confidence = _without_outliers(
-            height, _confidence(cost, index, sweep.matching.height_price * (heights[1] - heights[0]))
-        )
-        if sweep.speckle_m2:
-            height, confidence = _without_speckles(
-                height, confidence, seen, round(sweep.speckle_m2 / cells.resolution_m**2)
-            )
-        height = cv2.medianBlur(height, sweep.median_cells)
-    return np.where(seen, height, np.nan).astype(np.float32), np.where(seen, confidence, 0).astype(np.float32)
+        found = _sweep(views, pairs, cells, below, range_m, step_m, sweep, before, part)
+    assert found is not None
+    unknown = found.judged.source == UNKNOWN
+    height = np.where(unknown, np.nan, found.judged.height_m + base).astype(np.float32)
+    confidence = np.where(found.judged.source == MATCHED, 1.0, FILLED_CONFIDENCE) * found.confidence
+    sigma = np.where(unknown, np.nan, found.sigma_m).astype(np.float32)
+    return height, np.where(unknown, 0, confidence).astype(np.float32), sigma, found.judged.source
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a sweep found: heights above the base, where they come from, and how sure they are."""
+
+    judged: Judged
+    confidence: Float32[ndarray, "h w"]
+    sigma_m: Float32[ndarray, "h w"]
+
+
+def _sweep(views: MatchingImages, pairs, grid: Grid, base, range_m, step_m: float, sweep: Sweep, before, progress):
+    """One sweep above a base surface; `before` is the surface so far, above the base."""
+    limits = _limits(before, base, grid, range_m, views.cameras)
+    low, high = float(limits.low_m.min()), float(limits.high_m.max())
+    levels = low + step_m * np.arange(max(3, math.ceil((high - low) / step_m) + 1))  # a parabola needs three
+    warps = [PlaneWarp(camera, grid, base) for camera in views.cameras]
+    volume = cost_volume(views.at(grid.resolution_m), warps, pairs, levels, limits, sweep.matching, progress)
+    total = aggregate(volume.cost, sweep.p1, np.full(base.shape, sweep.p2, np.int16))
+    height, index = _minimum(total, levels)
+    apart = distances_along_rays_m(total, levels, base, index, views.cameras, grid.resolution_m)
+    confirmations = (np.abs(apart) <= CONFIRMED_M).sum(0)
+    shown = (volume.first <= index) & (index <= volume.last)
+    shown_from = np.where(volume.last < 0, np.inf, levels[np.minimum(volume.first, len(levels) - 1)])
+    shown_from = np.where(shown_from <= limits.low_m + 2 * step_m, -np.inf, shown_from).astype(np.float32)
+    needed = max(2, round(sweep.confirmations * len(views.cameras)))
+    cells = round(sweep.patch_m2 / grid.resolution_m**2)
+    judged = judge(height, confirmations, shown, shown_from, needed, cells, grid.resolution_m)
+    judged = Judged(cv2.medianBlur(judged.height_m, sweep.median_cells), judged.source)
+    confidence = _confidence(volume.cost, index, sweep.matching.height_price * step_m)
+    sigma = height_sigma_m(total, index, step_m, apart, judged, grid.resolution_m)
+    return _Found(judged, confidence, sigma)
 
 
 def _coarse(grid: Grid, coarser: int) -> Grid:
@@ -244,25 +226,33 @@ def _coarse(grid: Grid, coarser: int) -> Grid:
     return Grid(grid.x_min_m, grid.y_max_m, grid.resolution_m * coarser, width, height)
 
 
-def _around(height, range_m: tuple[float, float]) -> tuple[float, float]:
-    """The heights that a later sweep tries."""
-    return max(range_m[0], float(height.min()) - NEAR_M), min(range_m[1], float(height.max()) + NEAR_M)
+def _resized(values: Float32[ndarray, "h w"], grid: Grid) -> Float32[ndarray, "r c"]:
+    """Values of a grid with the same north-west corner in the cells of another: the nearest ones."""
+    rows = (np.arange(grid.height) * values.shape[0] / grid.height).astype(int)
+    columns = (np.arange(grid.width) * values.shape[1] / grid.width).astype(int)
+    if values.shape[0] < grid.height:  # finer: whole cells are repeated, the last may be cut
+        finer = -(-grid.height // values.shape[0])
+        rows, columns = np.arange(grid.height) // finer, np.arange(grid.width) // finer
+    return values[np.ix_(rows, columns)]
 
 
-def _lowest_seen(height, grid: Grid, cameras: Sequence[AffineCamera]) -> Float32[ndarray, "v h w"]:
-    """Per view, from which height on a cell is seen, by the surface so far; it is eroded by a cell, because it is too
-    wide. Without a surface everything is seen."""
-    if height is None:
-        return np.full((len(cameras), grid.height, grid.width), -np.inf, np.float32)
-    finer = -(-grid.width // height.shape[1])
-    spread = np.repeat(np.repeat(height, finer, axis=0), finer, axis=1)[: grid.height, : grid.width]
-    eroded = cv2.erode(spread, np.ones((3, 3)))
-    lowest = [lowest_visible_m(eroded, grid.resolution_m, camera.view_direction()) for camera in cameras]
-    return np.stack(lowest) - np.float32(HIDDEN_M)
+def _limits(before, base, grid: Grid, range_m: tuple[float, float], cameras: Sequence[AffineCamera]) -> Limits:
+    """What a sweep tries: everything without a surface, else what is near it and not hidden by it. It is eroded by a
+    cell for that, because it is too wide."""
+    if before is None:
+        nowhere = np.full((len(cameras), *base.shape), -np.inf, np.float32)
+        low, high = (np.full(base.shape, value, np.float32) for value in range_m)
+        return Limits(low, high, nowhere)
+    size = 2 * round(NEAR_REACH_M / grid.resolution_m) + 1
+    low = np.maximum(minimum_filter(before, size) - NEAR_M, np.float32(range_m[0]))
+    high = np.minimum(maximum_filter(before, size) + NEAR_M, np.float32(range_m[1]))
+    eroded = cv2.erode(before + base, np.ones((3, 3)))
+    visible = [lowest_visible_m(eroded, grid.resolution_m, camera.view_direction()) for camera in cameras]
+    return Limits(low, high, np.stack(visible) - np.float32(HIDDEN_M) - base)
 
 
-def _minimum(total: UInt16[ndarray, "h w d"], heights):
-    """Height of the least cost, between steps by a parabola, and its index."""
+def _minimum(total: UInt16[ndarray, "h w d"], levels):
+    """Level of the least cost, between steps by a parabola, and its index."""
     index = total.argmin(axis=2)
     inner = np.clip(index, 1, total.shape[2] - 2)
     below, at, above = (
@@ -271,31 +261,10 @@ def _minimum(total: UInt16[ndarray, "h w d"], heights):
     curvature = below - 2 * at + above
     offset = np.where(curvature > 0, (below - above) / (2 * np.maximum(curvature, 1e-6)), 0.0)
     offset = np.where(index == inner, np.clip(offset, -0.5, 0.5), 0.0)
-    return (heights[0] + (index + offset) * (heights[1] - heights[0])).astype(np.float32), index
+    return (levels[0] + (index + offset) * (levels[1] - levels[0])).astype(np.float32), index
 
 
 def _confidence(cost: UInt8[ndarray, "h w d"], index, price: float) -> Float32[ndarray, "h w"]:
     """In 0..1: how well the views agree at the chosen height; `price` per step is no disagreement."""
     disagreement = np.take_along_axis(cost, index[..., None], axis=2)[..., 0] - np.float32(price) * index
     return np.clip(1.0 - disagreement / UNIT, 0, 1).astype(np.float32)
-
-
-def _without_outliers(height, confidence):
-    """Cells far from all their neighbours take the neighbourhood's median, with little confidence."""
-    median = cv2.medianBlur(height, 5)
-    lonely = np.abs(height - median) > 2.0
-    return np.where(lonely, median, height), np.where(lonely, 0.1 * confidence, confidence)
-
-
-def _without_speckles(height, confidence, seen, cells: int):
-    """Patches of at most so many seen cells that stand apart take the nearest other height, with little confidence."""
-    unknown = np.iinfo(np.int16).max
-    units = np.round((height - np.median(height)) / SPECKLE_UNIT_M).clip(-unknown, unknown - 1)
-    marked = np.where(seen, units, unknown).astype(np.int16)
-    marked, _ = cv2.filterSpeckles(marked, unknown, cells, APART_M / SPECKLE_UNIT_M)
-    wrong = seen & (marked == unknown)
-    if wrong.sum() == seen.sum():
-        return height, confidence
-    nearest = distance_transform_edt(marked == unknown, return_distances=False, return_indices=True)
-    rows, columns = np.asarray(nearest)
-    return np.where(wrong, height[rows, columns], height), np.where(wrong, 0.1 * confidence, confidence)

@@ -1,0 +1,104 @@
+"""Which cells of a surface are matched, and what stands where they are not.
+
+A height counts as matched if views confirm it along their lines of sight, if it belongs to a patch large enough to be
+no accident (or to one within the heights of its surroundings), and if the images that see it would also see the ground
+there: where two views meet only far above the ground, whatever they seem to agree on, nothing is known.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, Int
+from numpy import ndarray
+from scipy.ndimage import distance_transform_edt, minimum_filter
+
+from skyfall_ns.geo.hole_filling import rim_heights
+
+UNKNOWN, MATCHED, FILLED = 0, 1, 2
+CONFIRMED_M = 1.0  # a view confirms a height if its line of sight is best within so much of it
+RIM_M = 1.0  # a small patch is no accident if its heights are those of its rim, to within so much
+APART_M = 3.0  # what stands apart differs by more from every neighbor
+UNIT_M = 0.05  # heights are compared in whole units of 16 bits: 1.6 km up and down
+GROUND_REACH_M = 15.0  # the ground near a cell is the lowest matched height within so much
+ABOVE_GROUND_M = 3.0  # a cell that images show only from so far above the ground on is not matched
+GROWTH_M, GROWTH_NEIGHBORS = 0.7, 3  # cells that fit so many of their eight matched neighbors are matched too
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A surface whose holes are filled: heights above the base everywhere, and what each is (source)."""
+
+    height_m: Float32[ndarray, "h w"]
+    source: Int[ndarray, "h w"]
+
+
+def judge(
+    height_m: Float32[ndarray, "h w"],
+    confirmations: Int[ndarray, "h w"],
+    shown: Bool[ndarray, "h w"],
+    shown_from_m: Float32[ndarray, "h w"],
+    needed: int,
+    patch_cells: int,
+    cell_m: float,
+) -> Judged:
+    """Matched cells keep their heights, the others take those of their rims (see `hole_filling`).
+
+    `confirmations` counts the views that confirm a height, `shown` says whether two images show it, and `shown_from_m`
+    from which height on they show the cell (heights above the same base). `needed` confirmations make a height matched,
+    in patches of at least `patch_cells`.
+    """
+    sure = shown & (confirmations >= needed)
+    large = large_patches(height_m, sure, patch_cells)
+    allowed = shown_from_m <= ground_near(height_m, large, cell_m) + ABOVE_GROUND_M
+    large &= allowed
+    lowest, _, highest = rim_heights(height_m, large, cell_m)
+    within = allowed & (height_m >= lowest - RIM_M) & (height_m <= highest + RIM_M)
+    matched = large | (sure & within)
+    fits = _fitting_neighbors(height_m, matched) >= GROWTH_NEIGHBORS
+    matched |= shown & within & fits & (confirmations >= 1)
+    return _filled(height_m, matched, shown_from_m, cell_m)
+
+
+def _filled(height_m, matched, shown_from_m, cell_m: float) -> Judged:
+    """Holes filled by the lower side of their rims; what no two images show at such a height is unknown."""
+    lower = rim_heights(height_m, matched, cell_m)[1]
+    ground = ground_near(height_m, matched, cell_m)
+    known = matched | (np.isfinite(lower) & (shown_from_m <= ground + ABOVE_GROUND_M))
+    height = np.where(np.isfinite(lower), lower, ground).astype(np.float32)
+    height = np.where(matched, height, cv2.medianBlur(height, 5))
+    source = np.where(matched, MATCHED, np.where(known, FILLED, UNKNOWN)).astype(np.uint8)
+    return Judged(height.astype(np.float32), source)
+
+
+def ground_near(
+    height_m: Float32[ndarray, "h w"], matched: Bool[ndarray, "h w"], cell_m: float
+) -> Float32[ndarray, "h w"]:
+    """The lowest matched height within GROUND_REACH_M (of cells that have a matched neighbor on two sides); farther
+    away that of the nearest such place. Zero where nothing is matched."""
+    if not matched.any():
+        return np.zeros_like(height_m)
+    size = 2 * round(GROUND_REACH_M / cell_m) + 1
+    steady = cv2.medianBlur(np.where(matched, height_m, np.float32(1e6)).astype(np.float32), 5)
+    lowest = minimum_filter(steady, size, mode="nearest")
+    if (lowest > 1e5).all():
+        lowest = minimum_filter(np.where(matched, height_m, np.float32(1e6)), size, mode="nearest")
+    near = np.asarray(distance_transform_edt(lowest > 1e5, return_distances=False, return_indices=True))
+    return lowest[tuple(near)].astype(np.float32)
+
+
+def large_patches(height_m: Float32[ndarray, "h w"], mask: Bool[ndarray, "h w"], cells: int) -> Bool[ndarray, "h w"]:
+    """The cells of a mask in patches of more than so many cells, whose neighbors differ by at most APART_M."""
+    unknown = np.iinfo(np.int16).max
+    units = np.round((height_m - np.median(height_m)) / UNIT_M).clip(-unknown, unknown - 1)
+    marked = np.where(mask, units, unknown).astype(np.int16)
+    marked, _ = cv2.filterSpeckles(marked, unknown, cells, APART_M / UNIT_M)
+    return mask & (marked != unknown)
+
+
+def _fitting_neighbors(height_m, matched) -> Int[ndarray, "h w"]:
+    """How many of a cell's eight neighbors are matched at its height, to within GROWTH_M."""
+    rows, columns = height_m.shape
+    padded = np.pad(np.where(matched, height_m, np.inf), 1, constant_values=np.inf)
+    around = [padded[r : r + rows, c : c + columns] for r in range(3) for c in range(3) if (r, c) != (1, 1)]
+    return sum((np.abs(a - height_m) <= GROWTH_M).astype(int) for a in around)
