@@ -32,7 +32,7 @@ from skyfall_ns.geo.visibility import lowest_visible_m
 
 TILE_VOXELS = 220_000_000  # 3 bytes each
 TILE_OVERLAP = 48  # cells
-HIDDEN_M = 0.5  # a view that looks this far below the surface's edge may still see the cell
+HIDDEN_M = 2.0  # a view that looks this far below the surface's edge may still see the cell
 NEAR_M = 3.0  # beyond the surface so far, later sweeps look this far up and down
 NEAR_REACH_M = 12.0  # and take the surface within this distance for near: edges may be that far off
 RELIEF_M = 160.0  # boxes taller than this are swept above the ground that a coarse sweep finds
@@ -59,7 +59,7 @@ class Sweep:
 # noise is the enemy: patches below 20 m² were wrong by 16 and 22 m on average (Kahramanmaraş, two pairs), even where
 # views agreed well
 FEW = (Sweep(Matching(window=7, best_share=0.4), 5, 150, 0.15, patch_m2=20.0, median_cells=3),)
-_MATCHING = Matching(window=3, best_share=0.4, hue_weight=1.0, height_price=0.5)
+_MATCHING = Matching(window=3, best_share=0.4, hue_weight=1.0, height_price=0.6)
 MANY = (  # many pairs average noise away: edges stay sharp
     Sweep(Matching(window=3, best_share=0.5, hue_weight=0.5, height_price=0.2), 15, 80, 0.9, coarser=2, patch_m2=6.0),
     Sweep(_MATCHING, 25, 100, 0.45, patch_m2=6.0),

@@ -23,7 +23,8 @@ LEAST_VARIANCE = np.float32(1.0)  # of images scaled to 0..255
 HUE_RANGE = np.float32(0.07)  # sum of differences of two hues that counts in full
 OUTSIDE = 40  # cost where no two images show the cell: heights continue there, and chance matches do not win
 HIDDEN = 110  # cost below what the surface so far lets two views see: more than that of a blank surface
-BLANK = np.float32(0.5)  # correlation of two windows without contrast: they agree, but not on a height
+BLANK = np.float32(0.5)  # correlation of two equally bright windows without contrast: they agree on no height
+BLANK_RANGE = np.float32(64.0)  # difference in brightness (0..255) from which windows without contrast disagree
 EXCLUDED = 255  # cost of heights that are not tried
 _NONE = np.float32(9.0)  # above every cost
 Part = tuple[slice, slice]
@@ -169,17 +170,18 @@ def _level(
         if width <= 0:
             continue
         patches = np.empty((views, window * window, width), np.float32)
-        flat = np.empty((views, width), np.float32)
+        flat, level = np.empty((views, width), np.float32), np.empty((views, width), np.float32)
         best = np.full((most, width), _NONE, np.float32)
         value = np.empty(width, np.float32)
         voters, known = np.zeros(width, np.int32), np.zeros(width, np.int32)
         for view in range(views):
             rows = gray[view, row : row + window, start : stop + window - 1]
-            _normalise(rows, window, patches[view], flat[view])
+            _normalise(rows, window, patches[view], flat[view], level[view])
         for p in range(count):
             i, j = pairs[p, 0], pairs[p, 1]
             hues_i, hues_j = hues[i, :, row, start:stop], hues[j, :, row, start:stop]
-            _disagreement(patches[i], patches[j], flat[i], flat[j], hues_i, hues_j, hue_weight, value)
+            _correlate_blank(flat[i], flat[j], level[i], level[j], value)
+            _disagreement(patches[i], patches[j], hues_i, hues_j, hue_weight, value)
             valid_i, valid_j = valid[i, row, start:stop], valid[j, row, start:stop]
             visible_i, visible_j = visible_m[i, row, start:stop], visible_m[j, row, start:stop]
             _hide(value, valid_i, valid_j, visible_i, visible_j, height_m, voters, known)
@@ -200,11 +202,12 @@ def _span(low_m, high_m, height_m):
 
 
 @njit(nogil=True, cache=True)
-def _normalise(rows, window, patch, flat):
-    """Windows of a row of cells "window*window w" with mean 0 and length 1 (less where there is little contrast), and
-    how far they lack contrast, in 0..1."""
+def _normalise(rows, window, patch, flat, level):
+    """Windows of a row of cells "window*window w" with mean 0 and length 1 (less where there is little contrast), how
+    far they lack contrast, in 0..1, and their mean."""
     width = patch.shape[1]
-    mean, square = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    mean, square = level, np.zeros(width, np.float32)
+    mean[:] = np.float32(0.0)
     size = np.float32(window * window)
     for k in range(window * window):
         source, target = rows[k // window, k % window :], patch[k]
@@ -229,11 +232,17 @@ def _normalise(rows, window, patch, flat):
 
 
 @njit(nogil=True, cache=True)
-def _disagreement(patch_i, patch_j, flat_i, flat_j, hues_i, hues_j, hue_weight, value):
-    """1 - NCC of two views along a row, in 0..2, or its weighted mean with the difference of hues."""
+def _correlate_blank(flat_i, flat_j, level_i, level_j, value):
+    """1 - the correlation that windows have for being blank and equally bright."""
+    for x in range(value.shape[0]):
+        alike = np.float32(1.0) - abs(level_i[x] - level_j[x]) / BLANK_RANGE
+        value[x] = np.float32(1.0) - BLANK * flat_i[x] * flat_j[x] * max(alike, np.float32(0.0))
+
+
+@njit(nogil=True, cache=True)
+def _disagreement(patch_i, patch_j, hues_i, hues_j, hue_weight, value):
+    """`value` (1) less the NCC of two views along a row, in 0..2, or its weighted mean with the difference of hues."""
     width = value.shape[0]
-    for x in range(width):
-        value[x] = np.float32(1.0) - BLANK * flat_i[x] * flat_j[x]
     for k in range(patch_i.shape[0]):
         a, b = patch_i[k], patch_j[k]
         for x in range(width):

@@ -10,7 +10,7 @@ from skyfall_ns.geo.cameras import AffineCamera
 
 CONVERGENCE_DEG = (2.5, 45.0)  # pairs outside have no parallax, or look too different
 BEST_DEG = 17.0
-PARTNERS = 4  # of each image, so that cost grows with the number of images and not of pairs
+PARTNERS = 6  # of each image, so that cost grows with the number of images and not of pairs
 
 
 def good_pairs(cameras: Sequence[AffineCamera], groups: Sequence[int] | None = None) -> list[tuple[int, int]]:
