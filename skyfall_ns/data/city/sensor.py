@@ -44,7 +44,8 @@ def _cloud_shape(size: tuple[int, int], rng: np.random.Generator) -> Float[ndarr
     column, row = (0.5 + 0.3 * np.cos(along)) * width, (0.5 + 0.3 * np.sin(along)) * height
     y, x = np.mgrid[:height, :width]
     distance = np.hypot((x - column) / (0.24 * width), (y - row) / (0.2 * height))
-    rag = sum(gaussian_filter(rng.normal(size=size), s, mode="wrap") * s for s in (width / 8, width / 24, width / 60))
+    octaves = [width / 8, width / 24, width / 60]
+    rag = np.sum([gaussian_filter(rng.normal(size=size), s, mode="wrap") * s for s in octaves], axis=0)
     return np.clip(1.5 * (1.0 - distance + 0.25 * rag / rag.std()), 0, 1)
 
 
