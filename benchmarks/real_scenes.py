@@ -56,8 +56,10 @@ def score_heights(
         compared = compare_dsm(pred, reference)
         known = compared.difference_m[np.isfinite(compared.difference_m)]
         scores["reference"] = error_statistics(known) | {"completeness": compared.report["completeness"]}
-        scores["envelope"] = dataclasses.asdict(compare_envelope(pred, reference))
         east, north, _ = compared.report["shift_m"]
+        cell_m = abs(reference.transform.a)
+        near = translate(pred, round(east / cell_m) * cell_m, round(north / cell_m) * cell_m)
+        scores["envelope"] = dataclasses.asdict(compare_envelope(near, reference))
         if sigma is not None:
             deviations = resample(translate(sigma, east, north), reference)
             matched = np.nan if source is None else resample(translate(source, east, north), reference)

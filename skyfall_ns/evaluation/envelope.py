@@ -6,10 +6,11 @@ more than a margin: no building explains it, whether or not the reference has a 
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
-from scipy.ndimage import label, maximum_filter, minimum_filter
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from skyfall_ns.errors import RasterError
 from skyfall_ns.evaluation.cells import resample, shift_cells
@@ -77,7 +78,7 @@ def measure_envelope(
         judged=float(judged.mean()),
         above=float(above.sum() / count),
         below=float(below.sum() / count),
-        towers=int(np.max(label(above)[0], initial=0)),
+        towers=cv2.connectedComponents(above.astype(np.uint8), connectivity=4)[0] - 1,  # less the ground
         tallest_m=float(over.max(initial=0.0, where=above)),
         deepest_m=float(under.max(initial=0.0, where=below)),
     )
