@@ -58,8 +58,8 @@ def score_heights(
         scores["reference"] = error_statistics(known) | {"completeness": compared.report["completeness"]}
         east, north, _ = compared.report["shift_m"]
         cell_m = abs(reference.transform.a)
-        near = translate(pred, round(east / cell_m) * cell_m, round(north / cell_m) * cell_m)
-        scores["envelope"] = dataclasses.asdict(compare_envelope(near, reference))
+        start = -round(north / cell_m), round(east / cell_m)
+        scores["envelope"] = dataclasses.asdict(compare_envelope(pred, reference, start))
         if sigma is not None:
             deviations = resample(translate(sigma, east, north), reference)
             matched = np.nan if source is None else resample(translate(source, east, north), reference)

@@ -52,7 +52,7 @@ def test_cells_far_from_any_reference_are_not_judged():
     pred = np.full((40, 40), 50.0)
     pred[0] = np.nan
     found = measure_envelope(pred, ref, cell_m=1.0, radius_m=5)
-    assert found.judged == pytest.approx(39 * 15 / 1600) and found.above == 1
+    assert found.judged == pytest.approx(15 / 40) and found.above == 1
 
 
 def test_registration_is_found_to_the_cell():
@@ -62,6 +62,23 @@ def test_registration_is_found_to_the_cell():
     pred[60, 60] = 60.0
     found = compare_envelope(raster(pred), raster(ref))
     assert (found.below, found.towers) == (0, 1) and found.tallest_m > 20
+
+
+def test_a_wall_along_the_border_counts_after_a_shift():
+    ref = hills()
+    for columns in (-3, 3):  # moved back, the wall stands within the reference's grid, and without
+        pred = shift_cells(ref, 0, columns)
+        pred[:, :2] = 60.0
+        assert compare_envelope(raster(pred), raster(ref)).above == pytest.approx(240 / np.isfinite(pred).sum())
+
+
+def test_a_start_reaches_far_shifts():
+    ref = hills()
+    pred = raster(shift_cells(ref, 20, -15))
+    assert find_cell_shift(pred.values(), ref)[:2] != (-20, 15)
+    assert find_cell_shift(pred.values(), ref, start=(-18, 10)) == (-20, 15, pytest.approx(0))
+    found = compare_envelope(pred, raster(ref), start=(-18, 10))
+    assert (found.judged, found.above, found.below) == (1, 0, 0)
 
 
 def test_flat_ground_stays_where_it_is():
