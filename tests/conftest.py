@@ -32,3 +32,13 @@ def city_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("city") / "scene"
     make_city_scene(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def hard_city_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A processed difficult city of 96 m and five views; tests only read it."""
+    from scenes import make_hard_city_scene
+
+    folder = tmp_path_factory.mktemp("hard_city") / "scene"
+    make_hard_city_scene(folder)
+    return folder

@@ -4,6 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from skyfall_ns.method_configs import skyfall, skyfall_idu
@@ -123,3 +124,54 @@ def test_flags_of_stage_2_exist(stage2):
     for flags in stage2.VARIANTS.values():
         for flag in (f for f in flags if f.startswith("--")):
             assert_exists(flag, skyfall_idu.config)
+
+
+@pytest.fixture
+def real_scenes(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    for name in ("real_scenes", "real_scenes_report"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module("real_scenes")
+
+
+def test_real_scenes_report_sets_sections_side_by_side(real_scenes):
+    error = {"mae_m": 0.5, "median_m": 0.1, "rmse_m": 1.5, "p99_m": 4.0, "within_1m": 0.9, "off_10m": 0.01}
+    envelope = {"judged": 1.0, "above": 0.02, "below": 0.001, "towers": 7, "tallest_m": 20.5, "deepest_m": 3.5}
+    scores = {"reference": error | {"completeness": 0.95}, "envelope": envelope}
+    lidar = {"completeness": 1.0} | {z: {"all": error, "no_trees": error} for z in ("mean_z", "median_z")}
+    sigma = {"within_1_sigma": 0.7, "within_2_sigma": 0.95, "best_half": 0.5, "cells": 1234}
+    look = {"luma": 120.0, "median_luma": 118.0, "clipped": 0.03, "chroma_p99": 80.0}
+    results = {
+        "A, before": {"heights": {"surface": scores}, "pictures": ["a_before/e35_a180.jpg"], "look": {"renders": look}},
+        "A, after": {"heights": {"trained": scores | {"sigma": sigma}}, "pictures": ["a_after/e35_a180.jpg"]},
+        "<B>": {"heights": {"surface": {"lidar": lidar}}},
+    }
+    text = real_scenes.markdown_report(results)
+    for table in text.split("\n\n"):
+        assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) <= 1
+    assert (
+        "| A, after | trained | 0.100 | 90.0% | 0.500 | 1.50 | 4.00 | 95.0% | 2.000% | 0.100% | 7 | 20.5 | 3.5 |"
+        in text
+    )
+    assert "| A, after | trained | 70.0% | 95.0% | 50.0% | 1,234 |" in text
+    assert (
+        "| <B> | surface | 0.50 (0.50) |" in text and "| A, before | renders | 120.0 | 118.0 | 3.00% | 80.0 |" in text
+    )
+    page = real_scenes.html_report(results)
+    assert "&lt;B&gt;" in page and "<B>" not in page
+    assert page.index("a_before/e35_a180.jpg") < page.index("a_after/e35_a180.jpg")
+    assert page.count("From 35 degrees, azimuth 180") == 1
+
+
+def test_real_scenes_cameras_see_the_area(real_scenes):
+    box = np.array([[-50.0, -30.0, -5.0], [70.0, 90.0, 40.0]])
+    for elevation in real_scenes.ELEVATIONS:
+        cameras = real_scenes.orbit_cameras(box, elevation)
+        assert len(cameras) == real_scenes.AZIMUTHS
+        for camera in cameras:
+            middle = camera.project(np.array([10.0, 30.0, 0.0]))
+            np.testing.assert_allclose(middle, (np.array(real_scenes.SIZE) - 1) / 2, atol=1e-6)
+            up = camera.project(np.array([10.0, 30.0, 10.0]))
+            assert up[1] < middle[1] and up[0] == pytest.approx(middle[0])
+        eye = np.linalg.inv(cameras[0].camera_from_local)[:3, 3] - [10, 30, 0]
+        assert eye[1] < 0 and np.degrees(np.arcsin(eye[2] / np.linalg.norm(eye))) == pytest.approx(elevation)

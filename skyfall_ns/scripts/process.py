@@ -80,6 +80,9 @@ class City:
     """Number of satellite images; the last one of five or more is held out."""
     seed: int = 0
     """The same seed makes the same city."""
+    hard: bool = False
+    """As difficult as real places: saturated and blank roofs, black shadows, a tower, a steep slope, water, seasons,
+    thin clouds, JPEG blocks, and one image that points 35 px off. The images are 8-bit RGB, ready for display."""
     points: Literal["dense", "sparse"] = "dense"
     """Start splats on a dense surface, or on the tie points alone."""
     force: bool = False
@@ -94,7 +97,9 @@ class City:
 
         with _Steps() as steps, new_folder(self.output_dir, self.force) as folder:
             steps.announce("Building the city")
-            city = write_city(folder, size_m=self.size, views=self.views, seed=self.seed, progress=steps.progress)
+            city = write_city(
+                folder, size_m=self.size, views=self.views, seed=self.seed, hard=self.hard, progress=steps.progress
+            )
             held_out = (city.images[-1].stem,) if self.views >= 5 else ()
             area = Area(center=city.center, size_m=city.size_m)
             _process(city.images, folder, Options(area=area, points=self.points, test_images=held_out), steps)

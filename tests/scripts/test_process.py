@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from rasterio.transform import rowcol
@@ -241,6 +242,19 @@ def test_a_city_from_nothing(call, tmp_path, monkeypatch):
     raw = sorted((tmp_path / "scene/raw").glob("*.tif"))
     code, _, err = call("images", "--images", *raw, "--output-dir", tmp_path / "scene", "--force")
     assert code == 1 and "which --force would delete" in err and raw[0].exists()
+
+
+def test_a_hard_city_of_two_views(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(city_delivery, "OBLIQUE_PX", 48)
+    flags = ("--hard", "--size", 96, "--views", 2, "--points", "sparse")
+    code, _, err = call("city", "--output-dir", tmp_path / "scene", *flags)
+    assert code == 0 and err == ""
+    scene = Scene.load(tmp_path / "scene")
+    assert [i.split for i in scene.images] == ["train"] * 2
+    masks = [cv2.imread(str(tmp_path / "scene" / i.mask), cv2.IMREAD_GRAYSCALE) for i in scene.images if i.mask]
+    assert max((mask == 0).mean() for mask in masks) > 0.08  # the cloud that the vendor marks, and saturated roofs
+    raw = read_raster(sorted((tmp_path / "scene/raw").glob("*.tif"))[0])
+    assert raw.bands.dtype == np.uint8 and raw.nodata == 0
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,19 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from skyfall_ns.data.city.layout import FLAT, STREET_M, Boxes, City, plan
+from skyfall_ns.data.city.hard import dated, plan_hard
+from skyfall_ns.data.city.layout import FLAT, STREET_M, UNPAINTED, Boxes, City, plan
+from skyfall_ns.data.city.looks import Look, plan_hard_looks, plan_looks
 from skyfall_ns.data.city.orbit import Pushbroom, fit_rpc, sun_position
 from skyfall_ns.data.city.render import heights, render_parallel, render_pinhole
+from skyfall_ns.data.city.sensor import GAMMA, deliver_display, well_light
 from skyfall_ns.data.pictures import preview, write_png
 from skyfall_ns.errors import SceneError
 from skyfall_ns.geo.frame import TOPOCENTRIC, LocalFrame
@@ -21,8 +24,8 @@ from skyfall_ns.geo.raster import Grid, write_raster
 from skyfall_ns.geo.rpc import RPC
 
 PLACE = (1.4437, 43.6045, 190.0)  # lon, lat, ellipsoidal height of the city's ground
-POINTING_PX = 4.0  # standard deviation of a vendor's pointing error
 DSM_M = 0.5
+SUMMER = datetime(2022, 6, 1, 10, 30)  # of the oblique pictures
 OBLIQUE_ELEVATIONS, OBLIQUE_AZIMUTHS, OBLIQUE_PX, OBLIQUE_FOV_DEG = (60.0, 45.0, 20.0), 4, 512, 40.0
 MARGIN_M = 12.0
 RAY_STEP_PX = 8
@@ -43,9 +46,13 @@ def write_city(
     size_m: float = 192.0,
     views: int = 9,
     seed: int = 0,
+    hard: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> CityDelivery:
     """Write raw/ and truth/ into a folder. The same arguments give the same bytes.
+
+    `hard` makes the city, its seasons, the sensor and the delivery as difficult as real ones, and the images 8-bit RGB
+    that is ready for display.
 
     Raises SceneError for a size of no length, fewer than two views, or a folder that holds a city already.
     """
@@ -57,49 +64,18 @@ def write_city(
         raise SceneError(f"{folder} holds a city already. Choose another folder.")
     for sub in ("raw", "truth/rpc", "truth/oblique"):
         (folder / sub).mkdir(parents=True)
-    city, frame = plan(size_m, seed), LocalFrame.at(np.array(PLACE))
+    city, frame = (plan_hard if hard else plan)(size_m, seed), LocalFrame.at(np.array(PLACE))
     total = views + len(OBLIQUE_ELEVATIONS) * OBLIQUE_AZIMUTHS
     images = []
-    for number, look in enumerate(_looks(views, seed)):
-        images.append(_write_view(folder, city, frame, number, look, seed))
+    for number, look in enumerate((plan_hard_looks if hard else plan_looks)(views, seed)):
+        images.append(_write_view(folder, city, frame, number, look, seed, hard))
         if progress:
             progress(number + 1, total)
     _write_heights(folder / "truth", city, frame)
-    _write_obliques(folder / "truth/oblique", city, frame, lambda done: progress and progress(views + done, total))
+    _write_obliques(
+        folder / "truth/oblique", city, frame, hard, lambda done: progress and progress(views + done, total)
+    )
     return CityDelivery(tuple(images), PLACE[:2], size_m)
-
-
-@dataclass(frozen=True)
-class _Look:
-    """One acquisition: where the satellite stood, when, and how clear the air was."""
-
-    incidence_deg: float
-    azimuth_deg: float
-    moment: datetime
-    gain: tuple[float, float, float]
-    haze: tuple[float, float, float]
-    pointing_px: tuple[float, float]
-
-
-def _looks(views: int, seed: int) -> list[_Look]:
-    """Directions spread around the zenith, dates over two years, late morning."""
-    rng = np.random.default_rng([seed, 1])
-    looks = []
-    for number in range(views):
-        azimuth = (360.0 * number / views * 2 + rng.uniform(-15, 15)) % 360
-        moment = datetime(2022, 2, 1, 10, 30) + timedelta(
-            days=float(rng.integers(0, 700)), minutes=float(rng.integers(0, 60))
-        )
-        haze = rng.uniform(0.01, 0.05) * np.array([0.8, 1.0, 1.35])
-        gain = rng.uniform(0.85, 1.15) * rng.uniform(0.97, 1.03, 3)
-        pointing = rng.normal(0, POINTING_PX, 2)
-        incidence = float(rng.uniform(6, 26))
-        looks.append(_Look(incidence, azimuth, moment, _triple(gain), _triple(haze), (pointing[0], pointing[1])))
-    return looks
-
-
-def _triple(values: ndarray) -> tuple[float, float, float]:
-    return float(values[0]), float(values[1]), float(values[2])
 
 
 def sun_vector(moment: datetime, frame: LocalFrame) -> tuple[tuple[float, float], Float64[ndarray, "3"]]:
@@ -108,7 +84,9 @@ def sun_vector(moment: datetime, frame: LocalFrame) -> tuple[tuple[float, float]
     return (azimuth, elevation), np.array(frame.direction(azimuth, elevation))
 
 
-def _write_view(folder: Path, city: City, frame: LocalFrame, number: int, look: _Look, seed: int) -> Path:
+def _write_view(
+    folder: Path, city: City, frame: LocalFrame, number: int, look: Look, seed: int, hard: bool
+) -> Path:  # fmt: skip
     """One satellite image with its tags, and its true RPC."""
     camera = Pushbroom(LocalFrame.at(np.array(PLACE), TOPOCENTRIC), look.incidence_deg, look.azimuth_deg)
     rpc, _ = fit_rpc(camera, np.array(PLACE))
@@ -116,7 +94,10 @@ def _write_view(folder: Path, city: City, frame: LocalFrame, number: int, look: 
     sun_deg, sun = sun_vector(look.moment, frame)
     rng = np.random.default_rng([seed, 2, number])
     high, low = _lines_of_sight(rpc, frame, size)
-    light = render_parallel(_with_cars(city, rng), high, low, RAY_STEP_PX, size, sun)
+    if hard:
+        city = dated(city, look.moment, rng)
+    light = render_parallel(_with_cars(city, rng, 250 if hard else 900), high, low, RAY_STEP_PX, size, sun)
+    pixels = deliver_display(light, look, well_light(sun[2], city.sky), rng) if hard else _numbers(light, look, rng)
     name = f"view_{number + 1:02d}_{look.moment:%Y%m%d}"
     tags = {
         "ACQUISITION_DATETIME": f"{look.moment:%Y-%m-%dT%H:%M:%S}",
@@ -125,7 +106,8 @@ def _write_view(folder: Path, city: City, frame: LocalFrame, number: int, look: 
         "SATELLITE": "synthetic",
     }
     path = folder / f"raw/{name}.tif"
-    write_raster(path, _numbers(light, look, rng).transpose(2, 0, 1), rpc=rpc.shifted(*look.pointing_px), tags=tags)
+    nodata = 0 if look.cloud_masked else None
+    write_raster(path, pixels.transpose(2, 0, 1), rpc=rpc.shifted(*look.pointing_px), tags=tags, nodata=nodata)
     (folder / f"truth/rpc/{name}.json").write_text(json.dumps(rpc.to_dict(), indent=1))
     return path
 
@@ -148,10 +130,10 @@ def _lines_of_sight(rpc: RPC, frame: LocalFrame, size: tuple[int, int]):
     return np.ascontiguousarray(ends[0]), np.ascontiguousarray(ends[1])
 
 
-def _with_cars(city: City, rng: np.random.Generator) -> City:
+def _with_cars(city: City, rng: np.random.Generator, m2_per_car: float) -> City:
     """The city with today's cars on its streets: 4.4 x 1.8 x 1.5 m, nowhere in the truth."""
     pitch, reach = city.pitch_m, city.size_m / 2 + 20
-    count = int(city.size_m**2 / 900)
+    count = int(city.size_m**2 / m2_per_car)
     along, street = rng.uniform(-reach, reach, count), pitch * rng.integers(-4, 5, count)
     side, across_x = rng.choice([-1.0, 1.0], count) * 0.28 * STREET_M, rng.random(count) < 0.5
     centre = np.where(across_x[:, None], np.stack([along, street + side], 1), np.stack([street + side, along], 1))
@@ -159,12 +141,13 @@ def _with_cars(city: City, rng: np.random.Generator) -> City:
     base = city.ground(centre[:, 0], centre[:, 1])
     seeds = 10_000 + rng.integers(0, 1000, count)
     zero, roof = np.zeros(count), np.full(count, FLAT)
-    cars = Boxes(centre, half, zero, base, base + 1.5, base + 1.5, roof, seeds)
+    paint = np.full((count, 3), UNPAINTED)
+    cars = Boxes(centre, half, zero, base, base + 1.5, base + 1.5, roof, seeds, paint)
     joined = {f: np.concatenate([getattr(city.boxes, f), getattr(cars, f)]) for f in Boxes.__dataclass_fields__}
     return replace(city, boxes=Boxes(**joined))
 
 
-def _numbers(light: ndarray, look: _Look, rng: np.random.Generator) -> ndarray:
+def _numbers(light: ndarray, look: Look, rng: np.random.Generator) -> ndarray:
     """11-bit digital numbers of reflected light: haze, gain, shot and read noise."""
     signal = np.asarray(look.gain) * (0.93 * light + np.asarray(look.haze)) * 1500.0 + 60.0
     noisy = signal + rng.normal(size=light.shape) * np.sqrt(4.0 + 0.02 * signal)
@@ -172,7 +155,7 @@ def _numbers(light: ndarray, look: _Look, rng: np.random.Generator) -> ndarray:
 
 
 def _write_heights(folder: Path, city: City, frame: LocalFrame) -> None:
-    """dsm.tif (ellipsoidal) and class.tif (0 ground, 1 building, 2 tree) on the half-metre grid of the square."""
+    """dsm.tif (ellipsoidal) and class.tif (0 ground, 1 building, 2 tree, 3 water) on the square's half-metre grid."""
     half = city.size_m / 2
     grid = Grid.over(np.array([[-half, -half], [half, half]]), DSM_M)
     height, kinds = heights(city, grid.x_m(), grid.y_m())
@@ -182,9 +165,13 @@ def _write_heights(folder: Path, city: City, frame: LocalFrame) -> None:
     write_raster(folder / "class.tif", kinds[None], **place)
 
 
-def _write_obliques(folder: Path, city: City, frame: LocalFrame, done: Callable[[int], object]) -> None:
+def _write_obliques(
+    folder: Path, city: City, frame: LocalFrame, hard: bool, done: Callable[[int], object]
+) -> None:  # fmt: skip
     """True views from low elevations, without haze, under a fixed late-morning sun, and their cameras."""
-    _, sun = sun_vector(datetime(2022, 6, 1, 10, 30), frame)
+    _, sun = sun_vector(SUMMER, frame)
+    white = well_light(sun[2], city.sky) if hard else 1.0
+    city = dated(city, SUMMER, np.random.default_rng([city.seed, 5])) if hard else city
     focal = OBLIQUE_PX / (2 * math.tan(math.radians(OBLIQUE_FOV_DEG) / 2))
     middle = (OBLIQUE_PX - 1) / 2
     intrinsics = np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1]])
@@ -196,7 +183,7 @@ def _write_obliques(folder: Path, city: City, frame: LocalFrame, done: Callable[
             camera = _look_at(elevation, azimuth, radius)
             light = render_pinhole(city, camera, intrinsics, (OBLIQUE_PX, OBLIQUE_PX), sun, samples=2)
             name = f"e{elevation:.0f}_a{azimuth:03.0f}.png"
-            write_png(folder / name, preview(np.clip(light, 0, 1) ** (1 / 2.2)))
+            write_png(folder / name, preview(np.clip(light / white, 0, 1) ** (1 / GAMMA)))
             rows.append({
                 "file": name, "elevation_deg": elevation, "azimuth_deg": azimuth, "size": [OBLIQUE_PX, OBLIQUE_PX],
                 "camera_from_local": camera.tolist(), "intrinsics": intrinsics.tolist(),

@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from numba.extending import register_jitable
 from numpy import ndarray
 
 STREET_M, SIDEWALK_M = 9.0, 2.5
 BLOCK_M = 46.0
+PITCH_M = BLOCK_M + STREET_M + 2 * SIDEWALK_M  # distance of street axes
 FLAT, GABLE, HIP = 0, 1, 2
+UNPAINTED = -1.0
+NO_RELIEF = (0.0,) * 8  # the part of City.slope that only difficult cities use
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Boxes:
     ridge: Float64[ndarray, " n"]  # z of the highest part
     roof: Int64[ndarray, " n"]  # FLAT, GABLE or HIP
     seed: Int64[ndarray, " n"]  # chooses colours and textures
+    paint: Float64[ndarray, "n 3"]  # reflectance of a roof of one color, UNPAINTED where it has a texture
 
 
 @dataclass(frozen=True)
@@ -32,46 +37,74 @@ class Trees:
     centre: Float64[ndarray, "n 3"]
     radius: Float64[ndarray, "n 2"]  # horizontal, vertical
     seed: Int64[ndarray, " n"]
+    leaves: Float64[ndarray, " n"]  # share of the crown that stops light, in 0..1
+    brown: Float64[ndarray, " n"]  # 0 green to 1 brown
 
 
 @dataclass(frozen=True)
 class City:
-    """A square city of `size_m` around the origin; everything in local metres."""
+    """A square city of `size_m` around the origin; everything in local metres.
+
+    `slope` holds: rise east, rise north, amplitude and length of the undulation; grade of the steep slope to the
+    south-west, its distance from the origin and its length; the pond's center (x, y), half axes (x, y) and level.
+    """
 
     size_m: float
-    slope: tuple[float, float, float, float]  # rise east, rise north, undulation amplitude m, wave length m
+    slope: tuple[float, ...]
     pitch_m: float  # distance of street axes
     boxes: Boxes
     trees: Trees
     seed: int
+    sky: float = 0.32  # light of the sky on a surface that faces it; the sun's is 1
+    water: tuple[float, float, float] = (0.0, 0.0, 0.0)  # light that the pond reflects
 
     def ground(self, x: ndarray, y: ndarray) -> ndarray:
         """z of the terrain."""
-        return terrain(x, y, *self.slope)
+        return terrain(x, y, self.slope)
 
 
-def terrain(x, y, east, north, amplitude, wave):
-    """A slope with a gentle undulation, metres."""
-    return east * x + north * y + amplitude * np.sin(2 * np.pi / wave * x) * np.cos(2 * np.pi / (1.3 * wave) * y)
+def terrain(x, y, slope):
+    """A slope with a gentle undulation, metres; where `slope` (see City) says so, with a steep part and a pond."""
+    wave = slope[3]
+    z = slope[0] * x + slope[1] * y + slope[2] * np.sin(2 * np.pi / wave * x) * np.cos(2 * np.pi / (1.3 * wave) * y)
+    if slope[4] > 0:
+        z = z + slope[4] * np.minimum(np.maximum(-0.7071067811865476 * (x + y) - slope[5], 0.0), slope[6])
+    if slope[9] > 0:
+        shore = np.minimum(np.maximum(2.0 * pond_radius(x, y, slope) - 2.0, 0.0), 1.0)
+        z = shore * z + (1.0 - shore) * slope[11]
+    return z
+
+
+@register_jitable(error_model="numpy")  # kernels call it, and so does `terrain` in them
+def pond_radius(x, y, slope):
+    """Squared distance from the pond's center in its half axes: water below 1, land from 1.5."""
+    return ((x - slope[7]) / slope[9]) ** 2 + ((y - slope[8]) / slope[10]) ** 2
 
 
 def plan(size_m: float, seed: int) -> City:
     """A city chosen by its seed; it reaches 40 m beyond the square, so that images have no edge of the world."""
     rng = np.random.default_rng(seed)
-    slope = (float(rng.uniform(0.012, 0.02)), float(rng.uniform(-0.015, -0.008)), 0.8, 140.0)
-    pitch = BLOCK_M + STREET_M + 2 * SIDEWALK_M
-    reach = size_m / 2 + 40.0
-    count = int(np.ceil(reach / pitch)) + 1
+    slope = (*draw_slope(rng), *NO_RELIEF)
     rows: list[tuple] = []
     trees: list[tuple] = []
-    for i in range(-count, count):
-        for j in range(-count, count):
-            _block(rng, ((i + 0.5) * pitch, (j + 0.5) * pitch), rows, trees)
-    city = City(size_m, slope, pitch, _boxes(rows, slope), _trees(trees, slope), seed)
-    return city
+    for center in block_centers(size_m):
+        fill_block(rng, center, rows, trees)
+    return City(size_m, slope, PITCH_M, make_boxes(rows, slope), make_trees(trees, slope), seed)
 
 
-def _block(rng: np.random.Generator, centre: tuple[float, float], rows: list, trees: list) -> None:
+def draw_slope(rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """Rise east, rise north, amplitude and length of the undulation."""
+    return float(rng.uniform(0.012, 0.02)), float(rng.uniform(-0.015, -0.008)), 0.8, 140.0
+
+
+def block_centers(size_m: float) -> list[tuple[float, float]]:
+    """Centers of the blocks, from the south-west."""
+    count = int(np.ceil((size_m / 2 + 40.0) / PITCH_M)) + 1
+    ticks = [(i + 0.5) * PITCH_M for i in range(-count, count)]
+    return [(x, y) for x in ticks for y in ticks]
+
+
+def fill_block(rng: np.random.Generator, centre: tuple[float, float], rows: list, trees: list) -> None:
     """One block: a park, a courtyard ring of houses, a row of pitched houses, or towers."""
     kind = rng.choice(4, p=[0.12, 0.33, 0.35, 0.2])
     cx, cy = centre
@@ -85,7 +118,7 @@ def _block(rng: np.random.Generator, centre: tuple[float, float], rows: list, tr
         for _ in range(3):
             trees.append((cx + rng.uniform(-6, 6), cy + rng.uniform(-6, 6), rng.uniform(1.8, 3.0)))
     elif kind == 2:
-        _houses(rng, cx, cy, half, rows, trees)
+        place_houses(rng, cx, cy, half, rows, trees)
     else:
         _towers(rng, cx, cy, half, rows)
         for _ in range(4):
@@ -104,7 +137,7 @@ def _ring(rng, cx: float, cy: float, half: float, rows: list) -> None:
         rows.append((cx + dx, cy + dy, *size, 0.0, height, roof, rng.uniform(2.0, 3.5)))
 
 
-def _houses(rng, cx: float, cy: float, half: float, rows: list, trees: list) -> None:
+def place_houses(rng, cx: float, cy: float, half: float, rows: list, trees: list) -> None:
     """Six houses with pitched roofs in two rows, turned a little, with trees between."""
     for row in (-1, 1):
         for k in (-1, 0, 1):
@@ -127,18 +160,22 @@ def _towers(rng, cx: float, cy: float, half: float, rows: list) -> None:
         rows.append((x + rng.uniform(-3, 3), y + rng.uniform(-3, 3), 2.2, 1.6, 0.0, height + 2.4, FLAT, 0.0))
 
 
-def _boxes(rows: list, slope: tuple) -> Boxes:
+def make_boxes(rows: list, slope: tuple[float, ...]) -> Boxes:
+    """Boxes of rows (x, y, half widths, angle, height, roof, rise of the roof), on the terrain."""
     table = np.array([[*r[:6], r[7]] for r in rows], np.float64).reshape(-1, 7)
-    base = terrain(table[:, 0], table[:, 1], *slope)
+    base = terrain(table[:, 0], table[:, 1], slope)
     roof = np.array([r[6] for r in rows], np.int64)
     rise = np.where(roof == FLAT, 0.0, table[:, 6])
     eave = base + table[:, 5]
-    return Boxes(table[:, :2], table[:, 2:4], table[:, 4], base, eave, eave + rise, roof, np.arange(len(rows)))
+    paint = np.full((len(rows), 3), UNPAINTED)
+    return Boxes(table[:, :2], table[:, 2:4], table[:, 4], base, eave, eave + rise, roof, np.arange(len(rows)), paint)
 
 
-def _trees(rows: list, slope: tuple) -> Trees:
+def make_trees(rows: list, slope: tuple[float, ...]) -> Trees:
+    """Crowns in full green leaf of rows (x, y, radius), on the terrain."""
     table = np.array(rows, np.float64).reshape(-1, 3)
     vertical = table[:, 2] * 1.15
-    z = terrain(table[:, 0], table[:, 1], *slope) + vertical + 0.8
+    z = terrain(table[:, 0], table[:, 1], slope) + vertical + 0.8
     radius = np.stack([table[:, 2], vertical], 1)
-    return Trees(np.column_stack([table[:, :2], z]), radius, np.arange(len(rows)))
+    count = len(rows)
+    return Trees(np.column_stack([table[:, :2], z]), radius, np.arange(count), np.ones(count), np.zeros(count))

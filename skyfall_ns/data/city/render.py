@@ -9,7 +9,7 @@ from numba import get_num_threads
 from numpy import ndarray
 
 from skyfall_ns.data.city.layout import City
-from skyfall_ns.data.city.surface import BUILDING, CELL_M, GROUND, TREE, render_rows
+from skyfall_ns.data.city.surface import BUILDING, CELL_M, GROUND, TREE, WATER, render_rows
 
 BAND_ROWS = 16
 
@@ -36,8 +36,8 @@ def render_pinhole(
 
 
 def heights(city: City, x: Float64[ndarray, " w"], y: Float64[ndarray, " h"]):
-    """Height of the highest surface (local metres) and what it is (GROUND, BUILDING, TREE) over a grid of evenly spaced
-    x and y."""
+    """Height of the highest surface (local metres) and what it is (GROUND, BUILDING, TREE, WATER) over a grid of evenly
+    spaced x and y."""
     step, top = max(len(x), len(y)), 1000.0
     ends = [a[0] + (a[1] - a[0]) * np.array([-0.5, step - 0.5]) for a in (x, y)]
     high = np.stack([*np.meshgrid(*ends), np.full((2, 2), top)], -1)
@@ -59,18 +59,18 @@ def _render(city: City, high: ndarray, low: ndarray, step: int, size: tuple[int,
 
 
 def _pack(city: City) -> tuple[ndarray, ...]:
-    """The city as arrays for the kernels: boxes [n, 11], trees [m, 6], slope [4], cells, misc."""
+    """The city as arrays for the kernels: boxes [n, 14], trees [m, 8], slope [12], cells, misc [8]."""
     b, t = city.boxes, city.trees
     boxes = np.column_stack(
-        [b.centre, b.half, np.cos(b.angle), np.sin(b.angle), b.base, b.eave, b.ridge, b.roof, b.seed]
+        [b.centre, b.half, np.cos(b.angle), np.sin(b.angle), b.base, b.eave, b.ridge, b.roof, b.seed, b.paint]
     )
-    trees = np.column_stack([t.centre, 1 / t.radius, t.seed])
+    trees = np.column_stack([t.centre, 1 / t.radius, t.seed, t.leaves, t.brown])
     reach = float(np.abs(b.centre).max() + 40.0) if len(boxes) else city.size_m
     cos, sin = np.abs(boxes[:, 4:6, None]).transpose(1, 0, 2)
     spread = np.concatenate([cos * b.half + sin * b.half[:, ::-1], np.repeat(t.radius[:, :1], 2, 1)])
     top = np.concatenate([b.ridge, t.centre[:, 2] + t.radius[:, 1]])
     first, items, tops = _index(np.concatenate([b.centre, t.centre[:, :2]]), spread, top, reach)
-    misc = np.array([reach, top.max(initial=5.0), city.pitch_m, float(city.seed)])
+    misc = np.array([reach, top.max(initial=5.0), city.pitch_m, float(city.seed), city.sky, *city.water])
     return boxes.astype(np.float64), trees.astype(np.float64), np.array(city.slope), first, items, tops, misc
 
 
@@ -90,4 +90,4 @@ def _index(centre: ndarray, spread: ndarray, top: ndarray, reach: float) -> tupl
     return first, np.array([i for cell in lists for i in cell], np.int64), tops
 
 
-__all__ = ["BUILDING", "GROUND", "TREE", "heights", "render_parallel", "render_pinhole"]
+__all__ = ["BUILDING", "GROUND", "TREE", "WATER", "heights", "render_parallel", "render_pinhole"]

@@ -10,15 +10,17 @@ import math
 import numpy as np
 from numba import njit
 
-from skyfall_ns.data.city.layout import FLAT, HIP, SIDEWALK_M, STREET_M, terrain
+from skyfall_ns.data.city.layout import FLAT, HIP, SIDEWALK_M, STREET_M, pond_radius, terrain
 
-GROUND, BUILDING, TREE = 0, 1, 2
+GROUND, BUILDING, TREE, WATER = 0, 1, 2, 3
 CELL_M = 8.0
-SUN, SKY = 1.0, 0.32  # light on a surface that faces it
+SUN = 1.0  # light on a surface that faces it
 SKY_COLOR = (0.62, 0.72, 0.86)  # of a ray that meets nothing
 _FAR, _FAR_M = 1e30, 1e5
 _PX, _PY, _PZ, _PS = 73856093, 19349663, 83492791, 2654435761  # mix integer coordinates
 JIT = {"error_model": "numpy", "nogil": True, "_nrt": False}  # no counted references: threads would fight over them
+_STEEPEST = 1.0  # bound of the terrain's slope where it has a steep part or a pond
+_LEAF_M = 0.4  # size of the holes in a crown
 _terrain = njit(**JIT)(terrain)
 
 
@@ -68,15 +70,37 @@ def _hit_box(boxes, i, ox, oy, oz, dx, dy, dz, far):
 
 @njit(**JIT)
 def _hit_tree(trees, i, ox, oy, oz, dx, dy, dz, far):
-    """Entry into a crown before `far`; _FAR if none."""
+    """Entry into a crown before `far`; _FAR if none. A crown that lost leaves has holes, on its near and far side."""
     h, w = trees[i, 3], trees[i, 4]
+    wx, wy, wz = dx, dy, dz
     x, y, z, dx, dy, dz = (ox - trees[i, 0]) * h, (oy - trees[i, 1]) * h, (oz - trees[i, 2]) * w, dx * h, dy * h, dz * w
     a, b, c = dx * dx + dy * dy + dz * dz, x * dx + y * dy + z * dz, x * x + y * y + z * z - 1
     inside = b * b - a * c
     if inside <= 0:
         return _FAR
     t = (-b - math.sqrt(inside)) / a
-    return t if 0 < t < far else _FAR
+    if trees[i, 6] >= 1.0:
+        return t if 0 < t < far else _FAR
+    for _ in range(2):
+        if 0 < t < far:
+            u, v, q = (ox + t * wx) / _LEAF_M, (oy + t * wy) / _LEAF_M, (oz + t * wz) / _LEAF_M
+            if _chance(math.floor(u), math.floor(v), math.floor(q), int(trees[i, 5])) < trees[i, 6]:
+                return t
+        t = (-b + math.sqrt(inside)) / a
+    return _FAR
+
+
+@njit(**JIT)
+def _march_to_ground(ox, oy, oz, dx, dy, dz, slope, far):
+    """Where a ray meets terrain of any slope below _STEEPEST, at most `far`: no step can pass through the ground."""
+    fastest = abs(dz) + _STEEPEST * math.sqrt(dx * dx + dy * dy)
+    t = 0.0
+    for _ in range(400):
+        gap = oz + t * dz - _terrain(ox + t * dx, oy + t * dy, slope)
+        t += gap / fastest
+        if abs(gap) < 1e-6 or t > far:
+            break
+    return t if 0 < t < far else far
 
 
 @njit(**JIT)
@@ -85,11 +109,13 @@ def _hit_ground(ox, oy, oz, dx, dy, dz, slope, far):
     their limit where the ray is steep."""
     if dz >= -1e-9:
         return far
+    if slope[4] > 0 or slope[9] > 0:
+        return _march_to_ground(ox, oy, oz, dx, dy, dz, slope, far)
     steep, before, after = dz < -0.2, 0.0, 0.0
     t = (slope[0] * ox + slope[1] * oy - oz) / (dz - slope[0] * dx - slope[1] * dy) if steep else 0.0
     for step in range(13):
         x, y = ox + t * dx, oy + t * dy
-        found = (_terrain(x, y, slope[0], slope[1], slope[2], slope[3]) - oz) / dz
+        found = (_terrain(x, y, slope) - oz) / dz
         ratio = (found - after) / (t - before) if steep and step > 0 else 0.0
         before, after = t, found
         if abs(found - t) < 1e-7:
@@ -204,6 +230,8 @@ def _ground_albedo(x, y, pitch, seed):
 
 @njit(**JIT)
 def _roof_albedo(boxes, i, u, v, seed):
+    if boxes[i, 11] >= 0:
+        return boxes[i, 11], boxes[i, 12], boxes[i, 13]
     number = int(boxes[i, 10])
     tint, shade = _chance(number, 1, 0, seed), _chance(number, 2, 0, seed)
     speckle = _noise(u, v, seed + 31 * number, 5, 5.0)
@@ -250,12 +278,23 @@ def _albedo_normal(x, y, z, kind, number, boxes, trees, slope, misc):
         kx, ky = 2 * np.pi / slope[3], 2 * np.pi / (1.3 * slope[3])
         nx = -slope[0] - slope[2] * kx * math.cos(kx * x) * math.cos(ky * y)
         ny = -slope[1] + slope[2] * ky * math.sin(kx * x) * math.sin(ky * y)
+        if slope[4] > 0 or slope[9] > 0:
+            e = 0.01
+            nx = (_terrain(x - e, y, slope) - _terrain(x + e, y, slope)) / (2 * e)
+            ny = (_terrain(x, y - e, slope) - _terrain(x, y + e, slope)) / (2 * e)
         nz, color = 1.0, _ground_albedo(x, y, misc[2], seed)
     elif kind == TREE:
         h, w = trees[number, 3] ** 2, trees[number, 4] ** 2
         nx, ny, nz = (x - trees[number, 0]) * h, (y - trees[number, 1]) * h, (z - trees[number, 2]) * w
         green = 0.15 + 0.08 * _noise(x + 0.7 * z, y - 0.7 * z, seed + 3 * int(trees[number, 5]), 4, 1.6)
         color = green * 0.62, green, green * 0.42
+        if trees[number, 7] > 0:
+            brown, bark = trees[number, 7], 0.6 * green
+            color = (
+                (1 - brown) * color[0] + brown * 1.25 * bark,
+                (1 - brown) * color[1] + brown * 0.9 * bark,
+                (1 - brown) * color[2] + brown * 0.6 * bark,
+            )
     else:
         c, s = boxes[number, 4], boxes[number, 5]
         x, y = x - boxes[number, 0], y - boxes[number, 1]
@@ -283,10 +322,12 @@ def _shade(ox, oy, oz, dx, dy, dz, sun, boxes, trees, slope, first, items, tops,
         return SKY_COLOR, t, kind
     kind = max(kind, GROUND)
     x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+    if kind == GROUND and slope[9] > 0 and pond_radius(x, y, slope) < 1.0:
+        return (misc[5], misc[6], misc[7]), t, WATER  # a mirror of the sky: neither texture nor shadows
     color, (nx, ny, nz) = _albedo_normal(x, y, z, kind, number, boxes, trees, slope, misc)
     sx, sy, sz = sun[0], sun[1], sun[2]
     facing = nx * sx + ny * sy + nz * sz
-    light = SKY * (0.6 + 0.4 * nz)
+    light = misc[4] * (0.6 + 0.4 * nz)
     if facing > 0:
         x, y, z = x + 0.03 * nx + 0.01 * sx, y + 0.03 * ny + 0.01 * sy, z + 0.03 * nz + 0.01 * sz
         if _cast(x, y, z, sx, sy, sz, _FAR_M, _FAR_M, boxes, trees, first, items, tops, misc)[1] < 0:
