@@ -26,7 +26,8 @@ from skyfall_ns.geo.groups import look_alike
 from skyfall_ns.geo.points import Points, surface_points
 from skyfall_ns.geo.raster import write_raster
 from skyfall_ns.geo.rpc import RPC
-from skyfall_ns.geo.stereo import Surface, dense_surface, good_pairs
+from skyfall_ns.geo.stereo import Surface, dense_surface
+from skyfall_ns.geo.stereo_pairs import good_pairs
 from skyfall_ns.geo.ties import find_ties
 
 POINTING_MARGIN_PX = 24  # vendor RPCs point a few pixels wrong
@@ -38,7 +39,7 @@ GROUND_PERCENTILE = 10.0
 LEAST_SEEN = 0.5  # of the area, by two images
 RESOLUTION_M = 0.5
 MAX_GROUND_POINTS = 600_000  # as many as a CPU trains in minutes
-SURFACE, CONFIDENCE = "surface.tif", "surface_confidence.tif"
+SURFACE, CONFIDENCE, SOURCE, SIGMA = (f"surface{part}.tif" for part in ("", "_confidence", "_source", "_sigma"))
 PointsMode = Literal["dense", "sparse"]
 Announce = Callable[[str], None]
 Progress = Callable[[int, int], None]  # done, total
@@ -342,15 +343,19 @@ def _write_images(folder: Path, images: list[SceneImage], crops: list[Crop], box
 
 
 def _write_surface(scene: Scene, surface: Surface, frame: LocalFrame, folder: Path) -> Scene:
-    """surface.tif (ellipsoidal height) and surface_confidence.tif (0..1), in the frame's CRS; one band each, because
-    not every reader takes two."""
+    """surface.tif (ellipsoidal height), surface_confidence.tif (0..1), surface_source.tif (0 unknown, 1 matched, 2
+    filled) and surface_sigma.tif (meters), in the frame's CRS; one band each, because not every reader takes two."""
     grid, height = surface.grid, surface.height_m + np.float32(frame.origin[2])
     place = {"crs": frame.crs, "transform": grid.transform(frame.origin)}
     tags = {"HEIGHTS": "ellipsoidal (WGS84), metres"}
-    write_raster(folder / SURFACE, height[None], nodata=float("nan"), tags=tags, band_names=("height",), **place)
+    none = float("nan")
+    write_raster(folder / SURFACE, height[None], nodata=none, tags=tags, band_names=("height",), **place)
     write_raster(folder / CONFIDENCE, surface.confidence[None], band_names=("confidence in 0..1",), **place)
+    write_raster(folder / SOURCE, surface.source[None], band_names=("0 unknown, 1 matched, 2 filled",), **place)
+    write_raster(folder / SIGMA, surface.sigma_m[None], nodata=none, band_names=("sigma of height, metres",), **place)
     corner = (grid.x_min_m, grid.y_max_m, grid.resolution_m)
-    return replace(scene, surface=SURFACE, surface_confidence=CONFIDENCE, surface_grid=corner)
+    layers = {"surface_confidence": CONFIDENCE, "surface_source": SOURCE, "surface_sigma": SIGMA}
+    return replace(scene, surface=SURFACE, surface_grid=corner, **layers)
 
 
 def _spacing_m(box: ndarray, options: Options) -> float:

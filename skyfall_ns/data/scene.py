@@ -16,7 +16,7 @@ from skyfall_ns.geo.cameras import camera_from_dict
 
 SCENE_FILE = "scene.json"
 FORMAT = "skyfall-scene"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class SceneImage:
 @dataclass(frozen=True)
 class Scene:
     """A georeferenced scene. `frame` is the dictionary of `geo.frame.LocalFrame`; `box_m` is (min, max) in local
-    metres; `surface` (ellipsoidal height) and `surface_confidence` (0..1) are GeoTIFFs in the frame's CRS."""
+    meters; `surface` (ellipsoidal height), `surface_confidence` (0..1), `surface_source` (0 unknown, 1 matched, 2 filled)
+    and `surface_sigma` (standard deviation of heights in meters) are GeoTIFFs in the frame's CRS."""
 
     frame: Mapping[str, Any]
     box_m: np.ndarray  # [2, 3] float64
@@ -67,6 +68,8 @@ class Scene:
     points: str | None = "points.ply"
     surface: str | None = None
     surface_confidence: str | None = None
+    surface_source: str | None = None
+    surface_sigma: str | None = None
     surface_grid: tuple[float, float, float] | None = (
         None  # x of the west edge, y of the north edge, cell: local metres
     )
@@ -112,6 +115,8 @@ def _files(scene: Scene) -> list[str]:
         scene.points,
         scene.surface,
         scene.surface_confidence,
+        scene.surface_source,
+        scene.surface_sigma,
         *(i.path for i in scene.images),
         *(i.mask for i in scene.images),
     ]
@@ -147,6 +152,8 @@ def _to_json(scene: Scene) -> dict[str, Any]:
         "points": scene.points,
         "surface": scene.surface,
         "surface_confidence": scene.surface_confidence,
+        "surface_source": scene.surface_source,
+        "surface_sigma": scene.surface_sigma,
         "surface_grid": scene.surface_grid,
         "images": [_image_to_json(image) for image in scene.images],
     }
@@ -169,6 +176,8 @@ def _from_json(data: dict[str, Any], folder: Path) -> Scene:
             points=_inside(data["points"]),
             surface=_inside(data["surface"]),
             surface_confidence=_inside(data["surface_confidence"]),
+            surface_source=_inside(data["surface_source"]),
+            surface_sigma=_inside(data["surface_sigma"]),
             surface_grid=_grid(data["surface_grid"]),
             folder=folder,
         )
@@ -231,8 +240,9 @@ def _validate(scene: Scene) -> None:
     origin = scene.frame["origin"]
     if len(origin) != 3 or not all(math.isfinite(float(v)) for v in origin) or not isinstance(scene.frame["crs"], str):
         raise ValueError("frame needs a crs and an origin of three numbers")
-    if len({scene.surface is None, scene.surface_confidence is None, scene.surface_grid is None}) > 1:
-        raise ValueError("surface, surface_confidence and surface_grid belong together")
+    layers = scene.surface, scene.surface_confidence, scene.surface_source, scene.surface_sigma, scene.surface_grid
+    if len({layer is None for layer in layers}) > 1:
+        raise ValueError("surface, its confidence, source, sigma and surface_grid belong together")
     if not scene.images:
         raise ValueError("no images")
     names = [image.name for image in scene.images]

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
@@ -29,10 +29,13 @@ PROXY_DISTANCE = 4.0  # half widths of the scene, from its centre to a frustum
 
 @dataclass(frozen=True)
 class ModelSurface:
-    """The scene's dense surface over a north-up grid: heights in local metres (NaN: unknown), confidence in 0..1."""
+    """The scene's dense surface over a north-up grid: heights in local meters (NaN: unknown), confidence in 0..1, source
+    (0 unknown, 1 matched, 2 filled) and sigma of the heights in meters (NaN: unknown)."""
 
     height_m: Float32[np.ndarray, "h w"]
     confidence: Float32[np.ndarray, "h w"]
+    source: UInt8[np.ndarray, "h w"]
+    sigma_m: Float32[np.ndarray, "h w"]
     x_min_m: float
     y_max_m: float
     resolution_m: float
@@ -142,21 +145,29 @@ def _spacing(cloud: Cloud) -> float:
 
 def read_surface(scene: Scene) -> ModelSurface | None:
     """The dense surface in local metres; None for scenes without one. SceneError if the file is damaged."""
-    if scene.surface is None or scene.surface_confidence is None or scene.surface_grid is None:
+    if scene.surface_grid is None:
         return None
-    height = _read_band(scene.folder / scene.surface) - np.float32(scene.frame["origin"][2])
-    confidence = _read_band(scene.folder / scene.surface_confidence)
-    if height.shape != confidence.shape:
-        raise SceneError(
-            f"{scene.folder / scene.surface} and its confidence differ in size. Run skyfall-process again."
+    height, confidence, source, sigma = (
+        _read_band(scene.folder / str(path), kind)
+        for path, kind in (
+            (scene.surface, np.float32),
+            (scene.surface_confidence, np.float32),
+            (scene.surface_source, np.uint8),
+            (scene.surface_sigma, np.float32),
         )
-    return ModelSurface(height, confidence, *scene.surface_grid)
+    )
+    if len({layer.shape for layer in (height, confidence, source, sigma)}) > 1:
+        raise SceneError(
+            f"{scene.folder / str(scene.surface)} and its confidence, source and sigma differ in size. "
+            "Run skyfall-process again."
+        )
+    return ModelSurface(height - np.float32(scene.frame["origin"][2]), confidence, source, sigma, *scene.surface_grid)
 
 
-def _read_band(path: Path) -> Float32[np.ndarray, "h w"]:
+def _read_band(path: Path, kind: type) -> np.ndarray:
     band = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if band is None or band.ndim != 2 or band.dtype != np.float32:
-        raise SceneError(f"{path} cannot be read as heights or confidence. Run skyfall-process again.")
+    if band is None or band.ndim != 2 or band.dtype != kind:
+        raise SceneError(f"{path} cannot be read as a layer of the surface. Run skyfall-process again.")
     return band
 
 

@@ -16,6 +16,7 @@ from skyfall_ns.models.view import DEPTH_OFFSET, View, nadir_view
 
 MANY_VIEWS = 5  # so many images know better than stereo where a wall is; fewer do not (measured: docs/architecture.md)
 FEW_PULL = 5.0  # the term's weight is so many times larger with fewer: they explain themselves by moving heights
+HELD_SIGMA_M = 0.5  # heights with a larger sigma weigh less, by the square of their ratio
 RIM_M, STEP_M = 2.0, 1.5  # how far a wall may be off; heights that differ by more have a wall between them
 APART_M, NEAR_M = 5.0, 0.3  # see Rendering.sharp_depth
 FINER = 3  # heights are drawn in cells so much smaller than those asked for, whose own would blur edges
@@ -108,12 +109,14 @@ def _highest(values: Float[Tensor, "h w"], reach: int) -> Float[Tensor, "h w"]:
 
 @dataclass(frozen=True)
 class HeightTarget:
-    """The dense surface as a nadir view sees it: local metres, and weights (confidence, 0 where unknown). Near
-    walls many views decide by their colours, and the weight is 0. `pull` is a factor for the whole term."""
+    """The dense surface as a nadir view sees it: local meters, and weights in 0..1 (0 where unknown): `weight` of its
+    heights follows their sigma, so that filled cells hold nothing up; `cover` says where it should be closed. Near
+    walls many views decide by their colors, and both are 0. `pull` is a factor for the whole term."""
 
     view: View
     surface_m: Float[Tensor, "h w"]
     weight: Float[Tensor, "h w"]
+    cover: Float[Tensor, "h w"]
     pull: float
 
     @classmethod
@@ -125,9 +128,9 @@ class HeightTarget:
         rows, columns = surface.height_m.shape
         heights = torch.from_numpy(surface.height_m).to(device)
         known = torch.isfinite(heights)
-        weight = torch.from_numpy(surface.confidence).to(device) * known
+        sigma = torch.from_numpy(surface.sigma_m).to(device).where(known, torch.inf)
         many = len(on_model.image_names) >= MANY_VIEWS
-        if many:
-            weight = weight * ~rims(heights, surface.resolution_m)
+        cover = (known & ~rims(heights, surface.resolution_m) if many else known).float()
+        weight = cover * (HELD_SIGMA_M / sigma).square().clamp_max(1.0)
         view = nadir_over(on_model, surface.x_min_m, surface.y_max_m, surface.resolution_m, columns, rows)
-        return cls(view, torch.where(known, heights, torch.zeros_like(heights)), weight, 1.0 if many else FEW_PULL)
+        return cls(view, torch.where(known, heights, torch.zeros_like(heights)), weight, cover, 1.0 if many else FEW_PULL)

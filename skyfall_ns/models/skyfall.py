@@ -327,7 +327,7 @@ class SkyfallModel(SplatfactoModel):
         return {
             "surface": weight * losses.surface_loss(heights, self._surface.surface_m, seen),
             "smooth": config.smooth_weight * losses.total_variation(heights, self._surface.weight),
-            "closed": config.closed_weight * losses.emptiness(drawn.alpha, self._surface.weight),
+            "closed": config.closed_weight * losses.emptiness(drawn.alpha, self._surface.cover),
         }
 
     def step_post_backward(self, step: int) -> None:
