@@ -1,8 +1,8 @@
 """Heights for cells without a match, from the matched cells around them.
 
 What is hidden from a view lies beside something tall, and is street or court rather than roof: such cells follow the
-lower side of their rim. What is blank in all images keeps the height that aggregation carried into it from its rim, as
-long as it stays within the heights of the rim.
+lower side of their rim, and so do deep shadow and water, which lie low. What is blank and bright lies in the sun and is
+seen: such cells take the middle of their rim, the roof's inside a roof.
 """
 
 import math
@@ -15,30 +15,31 @@ from numpy import ndarray
 DIRECTIONS = 16
 REACH_M = 80.0  # matched cells farther away say nothing about a cell
 LEAST_DIRECTIONS = 4  # with a matched cell within reach, for a cell to be filled
-LOWER_SHARE = 0.25  # of the directions' weight (1 / distance) lies at or below the height of a filled cell
+LOWER_SHARE = 0.25  # of the directions' weight (1 / distance) lies at or below the lower side of a rim
 
 
 def rim_heights(
     height_m: Float32[ndarray, "h w"], matched: Bool[ndarray, "h w"], cell_m: float
-) -> tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"], Float32[ndarray, "h w"]]:
-    """Lowest, lower (the weighted quantile LOWER_SHARE) and highest height of the nearest matched cells in sixteen
-    directions around each unmatched cell; matched cells have their own; NaN where too few directions meet one."""
+) -> Float32[ndarray, "4 h w"]:
+    """Lowest, lower (the weighted quantile LOWER_SHARE), highest and middle height of the nearest matched cells in
+    sixteen directions around each unmatched cell; matched cells have their own; NaN where too few directions meet
+    one."""
     angles = 2 * math.pi * np.arange(DIRECTIONS) / DIRECTIONS
     steps = np.stack([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
-    lowest, lower, highest = (np.full(height_m.shape, np.nan, np.float32) for _ in range(3))
-    _look_around(height_m, matched, steps, int(REACH_M / cell_m), lowest, lower, highest)
-    return lowest, lower, highest
+    rims = np.full((4, *height_m.shape), np.nan, np.float32)
+    _look_around(height_m, matched, steps, int(REACH_M / cell_m), rims)
+    return rims
 
 
 @njit(parallel=True, cache=True)
-def _look_around(height, matched, steps, reach, lowest, lower, highest):
+def _look_around(height, matched, steps, reach, rims):
     rows, columns = height.shape
     for row in prange(rows):
         found = np.empty(steps.shape[0], np.float32)
         weight = np.empty(steps.shape[0], np.float32)
         for column in range(columns):
             if matched[row, column]:
-                lowest[row, column] = lower[row, column] = highest[row, column] = height[row, column]
+                rims[:, row, column] = height[row, column]
                 continue
             count = 0
             for k in range(steps.shape[0]):
@@ -55,10 +56,20 @@ def _look_around(height, matched, steps, reach, lowest, lower, highest):
             if count < LEAST_DIRECTIONS:
                 continue
             order = np.argsort(found[:count])
-            lowest[row, column], highest[row, column] = found[order[0]], found[order[count - 1]]
-            rest = LOWER_SHARE * weight[:count].sum()
-            for k in order:
-                rest -= weight[k]
-                if rest <= 0:
-                    lower[row, column] = found[k]
-                    break
+            rims[0, row, column], rims[2, row, column] = found[order[0]], found[order[count - 1]]
+            rims[1, row, column] = _quantile(found, weight, order, LOWER_SHARE)
+            rims[3, row, column] = _quantile(found, weight, order, 0.5)
+
+
+@njit(cache=True)
+def _quantile(values, weight, order, share):
+    """The first of the ordered values at which a share of the weight is reached."""
+    total = np.float32(0.0)
+    for k in order:
+        total += weight[k]
+    rest = share * total
+    for k in order:
+        rest -= weight[k]
+        if rest <= 0:
+            return values[k]
+    return values[order[-1]]

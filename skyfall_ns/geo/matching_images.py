@@ -11,6 +11,7 @@ from skyfall_ns.geo.cameras import AffineCamera
 
 GAMMA = 2.2  # of pictures: hues are those of the light itself
 HAZE_PERCENTILE = 0.3  # the darkest light of an image comes from the air (dark-object subtraction)
+BLANK_DEVIATION, BLANK_PX = 1.0, 5  # windows whose gray (0..255) deviates by less have nothing to match
 HUE_FLOOR = 0.05  # of the sum of three bands of light: the hue of darker pixels is noise
 
 
@@ -23,9 +24,15 @@ class MatchingImages:
             s: [prepare_image(i, c, s) for i, c in zip(images, cameras, strict=True)] for s in set(cell_sizes_m)
         }
 
+        self._textured = {s: [textured(image) for image in images] for s, images in self._images.items()}
+
     def at(self, cell_m: float) -> list[Float32[ndarray, "h w k"]]:
         """The images for cells of a size."""
         return self._images[cell_m]
+
+    def textured(self, cell_m: float) -> list[Float32[ndarray, "h w"]]:
+        """Where the images for cells of a size have something to match: 1, else 0; NaN where unusable."""
+        return self._textured[cell_m]
 
 
 def prepare_image(
@@ -46,6 +53,13 @@ def prepare_image(
     if bands.shape[2] == 3:
         layers += hues(np.where(valid[..., None], bands, 0), valid)
     return np.where(valid[..., None], np.stack(layers, -1), np.nan).astype(np.float32)
+
+
+def textured(image: Float32[ndarray, "h w k"]) -> Float32[ndarray, "h w"]:
+    """1 where the gray of a prepared image deviates around a pixel, 0 where it is blank, NaN where it is unusable."""
+    gray, size = np.nan_to_num(image[..., 0]), (BLANK_PX, BLANK_PX)
+    variance = cv2.blur(gray * gray, size) - cv2.blur(gray, size) ** 2
+    return np.where(np.isfinite(image[..., 0]), variance >= BLANK_DEVIATION**2, np.nan).astype(np.float32)
 
 
 def hues(bands: Float32[ndarray, "h w 3"], valid) -> list[Float32[ndarray, "h w"]]:

@@ -36,6 +36,7 @@ HIDDEN_M = 2.0  # a view that looks this far below the surface's edge may still 
 NEAR_M = 3.0  # beyond the surface so far, later sweeps look this far up and down
 NEAR_REACH_M = 12.0  # and take the surface within this distance for near: edges may be that far off
 RELIEF_M = 160.0  # boxes taller than this are swept above the ground that a coarse sweep finds
+BRIGHT = 127.0  # of 255: blank surfaces this bright lie in the sun
 FILLED_CONFIDENCE = 0.1  # factor for cells that are not matched
 
 
@@ -207,17 +208,28 @@ def _sweep(views: MatchingImages, pairs, grid: Grid, base, range_m, step_m: floa
     total = aggregate(volume.cost, sweep.p1, np.full(base.shape, sweep.p2, np.int16))
     height, index = _minimum(total, levels)
     apart = distances_along_rays_m(total, levels, base, index, views.cameras, grid.resolution_m)
-    confirmations = (np.abs(apart) <= CONFIRMED_M).sum(0)
+    textured, bright = _texture(views, warps, height, grid.resolution_m)
+    confirmations = ((np.abs(apart) <= CONFIRMED_M) & textured).sum(0)
     shown = (volume.first <= index) & (index <= volume.last)
     shown_from = np.where(volume.last < 0, np.inf, levels[np.minimum(volume.first, len(levels) - 1)])
     shown_from = np.where(shown_from <= limits.low_m + 2 * step_m, -np.inf, shown_from).astype(np.float32)
     needed = max(2, round(sweep.confirmations * len(views.cameras)))
     cells = round(sweep.patch_m2 / grid.resolution_m**2)
-    judged = judge(height, confirmations, shown, shown_from, needed, cells, grid.resolution_m)
+    judged = judge(height, confirmations, shown, shown_from, bright, needed, cells, grid.resolution_m)
     judged = Judged(cv2.medianBlur(judged.height_m, sweep.median_cells), judged.source)
     confidence = _confidence(volume.cost, index, sweep.matching.height_price * step_m)
     sigma = height_sigma_m(total, index, step_m, apart, judged, grid.resolution_m)
     return _Found(judged, confidence, sigma)
+
+
+def _texture(views: MatchingImages, warps: Sequence[PlaneWarp], height_m, cell_m: float):
+    """Per view and cell, whether the image has something to match there; and which cells are blank and bright in at
+    least half of the images that show them."""
+    textured = np.stack([w(image, height_m) for w, image in zip(warps, views.textured(cell_m), strict=True)])
+    gray = np.stack([w(image[..., :1], height_m) for w, image in zip(warps, views.at(cell_m), strict=True)])
+    shown = np.isfinite(textured)
+    blank = shown & (textured < 0.5) & (gray > BRIGHT)
+    return shown & (textured >= 0.5), (blank.sum(0) >= 0.5 * shown.sum(0)) & blank.any(0)
 
 
 def _coarse(grid: Grid, coarser: int) -> Grid:

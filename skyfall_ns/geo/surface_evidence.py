@@ -23,6 +23,7 @@ UNIT_M = 0.05  # heights are compared in whole units of 16 bits: 1.6 km up and d
 GROUND_REACH_M = 15.0  # the ground near a cell is the lowest matched height within so much
 ABOVE_GROUND_M = 3.0  # a cell that images show only from so far above the ground on is not matched
 GROWTH_M, GROWTH_NEIGHBORS = 0.7, 3  # cells that fit so many of their eight matched neighbors are matched too
+GROWTH_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def judge(
     confirmations: Int[ndarray, "h w"],
     shown: Bool[ndarray, "h w"],
     shown_from_m: Float32[ndarray, "h w"],
+    bright: Bool[ndarray, "h w"],
     needed: int,
     patch_cells: int,
     cell_m: float,
@@ -45,24 +47,27 @@ def judge(
     """Matched cells keep their heights, the others take those of their rims (see `hole_filling`).
 
     `confirmations` counts the views that confirm a height, `shown` says whether two images show it, and `shown_from_m`
-    from which height on they show the cell (heights above the same base). `needed` confirmations make a height matched,
-    in patches of at least `patch_cells`.
+    from which height on they show the cell (heights above the same base). `bright` cells are blank and in the sun, and
+    no occlusions: a roof as likely as a street. `needed` confirmations make a height matched, in patches of at least
+    `patch_cells`.
     """
     sure = shown & (confirmations >= needed)
     large = large_patches(height_m, sure, patch_cells)
     allowed = shown_from_m <= ground_near(height_m, large, cell_m) + ABOVE_GROUND_M
     large &= allowed
-    lowest, _, highest = rim_heights(height_m, large, cell_m)
+    lowest, _, highest, _ = rim_heights(height_m, large, cell_m)
     within = allowed & (height_m >= lowest - RIM_M) & (height_m <= highest + RIM_M)
     matched = large | (sure & within)
-    fits = _fitting_neighbors(height_m, matched) >= GROWTH_NEIGHBORS
-    matched |= shown & within & fits & (confirmations >= 1)
-    return _filled(height_m, matched, shown_from_m, cell_m)
+    for _ in range(GROWTH_ROUNDS):
+        fits = _fitting_neighbors(height_m, matched) >= GROWTH_NEIGHBORS
+        matched |= shown & within & fits & (confirmations >= 1)
+    return _filled(height_m, matched, bright, shown_from_m, cell_m)
 
 
-def _filled(height_m, matched, shown_from_m, cell_m: float) -> Judged:
-    """Holes filled by the lower side of their rims; what no two images show at such a height is unknown."""
-    lower = rim_heights(height_m, matched, cell_m)[1]
+def _filled(height_m, matched, bright, shown_from_m, cell_m: float) -> Judged:
+    """Holes filled from their rims; what no two images show at such a height is unknown."""
+    _, lower, _, middle = rim_heights(height_m, matched, cell_m)
+    lower = np.where(bright, middle, lower)
     ground = ground_near(height_m, matched, cell_m)
     known = matched | (np.isfinite(lower) & (shown_from_m <= ground + ABOVE_GROUND_M))
     height = np.where(np.isfinite(lower), lower, ground).astype(np.float32)
