@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 from scipy.spatial import cKDTree
 
+from skyfall_ns.geo.epipolar import epipolar_segments, transverse_px
 from skyfall_ns.geo.rpc import RPC
-from skyfall_ns.geo.ties import epipolar_segments, transverse_px
 
 PRIOR_PX = 10.0
 HUBER_PX = 0.5

@@ -132,7 +132,7 @@ def _real(name: str):
 def test_kahramanmaras():
     images, rpcs, known = _real("kahramanmaras_west")
     heights = max(r.height_range_m[0] for r in rpcs), min(r.height_range_m[1] for r in rpcs)
-    tracks = find_ties(images, rpcs, heights)
+    tracks = find_ties(images, rpcs, heights).tracks
     result = adjust(rpcs, tracks, height_m=sum(heights) / 2)
     assert result.inliers.sum() >= 800
     assert result.median_px_before > 3.0 and result.median_px_after <= 0.2
@@ -144,7 +144,7 @@ def test_kahramanmaras():
 
 def test_giza_pair():
     images, rpcs, known = _real("giza_phr_pair")
-    tracks = find_ties(images, rpcs, rpcs[0].height_range_m)
+    tracks = find_ties(images, rpcs, rpcs[0].height_range_m).tracks
     result = adjust(rpcs, tracks, height_m=100.0)
     assert result.inliers.sum() >= 800
     assert result.median_px_after <= 0.1
