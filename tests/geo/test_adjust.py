@@ -1,6 +1,7 @@
 """The adjustment recovers known shifts, up to what ties cannot tell; and the real set's published ones."""
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from skyfall_ns.geo.adjust import adjust
+from skyfall_ns.geo.epipolar import epipolar_segments, transverse_px
 from skyfall_ns.geo.rpc import RPC
 from skyfall_ns.geo.ties import find_ties
 
@@ -112,6 +114,23 @@ def test_without_refinement_points_are_triangulated_and_shifts_stay_zero():
     result = adjust(rpcs, tracks, height_m=0.0, refine=False)
     assert not result.shifts_px.any()
     assert np.median(np.abs(result.lonlath[:, 2] - points[:, 2])) < 0.3
+
+
+def test_residuals_of_pairs_are_distances_from_epipolar_lines():
+    rpcs = [leaning_rpc(lean) for lean in LEANS]
+    _, tracks, _ = synthetic_tracks(rpcs, np.array([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -2.0]]))
+    result = adjust(rpcs, tracks, height_m=120.0)
+    assert [p.images for p in result.pairs] == list(combinations(range(4), 2))
+    for pair in result.pairs:
+        i, j = pair.images
+        a, b = tracks[result.inliers & np.isfinite(tracks[:, pair.images, 0]).all(axis=1)][:, pair.images].swapaxes(
+            0, 1
+        )
+        assert len(a) == pair.tracks
+        moved = [rpcs[k].shifted(*result.shifts_px[k]) for k in pair.images]
+        for views, median in (((rpcs[i], rpcs[j]), pair.median_px_before), (moved, pair.median_px_after)):
+            across, _ = transverse_px(epipolar_segments(*views, a, (50.0, 200.0)), b)
+            assert median == pytest.approx(np.median(np.abs(across)), abs=1e-3)  # any heights draw the same line
 
 
 def _toned(path: Path) -> np.ndarray:
