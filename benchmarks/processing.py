@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -28,7 +29,8 @@ TIES = "Finding tie points"
 TITLE = (
     "# Processing time by number of images\n\nWritten by `python benchmarks/processing.py`: seconds of each step of "
     "`skyfall-process images` on a synthetic city of {size:.0f} m, {views} dates, {megapixels:.2f} megapixels an image "
-    "(mean). Processor: seconds of all cores together, which other work on the machine changes little.\n"
+    "(mean), points {points}. Processor: seconds of all cores together, which other work on the machine changes "
+    "little.\n"
 )
 
 
@@ -37,7 +39,7 @@ def chosen(images: list[Path], count: int) -> list[Path]:
     return [images[k] for k in np.linspace(0, len(images) - 1, count).round().astype(int)]
 
 
-def measure(images: list[Path], folder: Path, size_m: float) -> dict:
+def measure(images: list[Path], folder: Path, size_m: float, points: Literal["dense", "sparse"]) -> dict:
     """Process images of a synthetic city into an empty folder; what it took."""
     from skyfall_ns.data.area import Area
     from skyfall_ns.data.city.deliver import PLACE
@@ -51,7 +53,7 @@ def measure(images: list[Path], folder: Path, size_m: float) -> dict:
         pairs = total if announced[-1] == TIES else pairs
 
     start = time.process_time()
-    options = Options(area=Area(center=PLACE[:2], size_m=size_m))
+    options = Options(area=Area(center=PLACE[:2], size_m=size_m), points=points)
     prepared = prepare(images, folder, options, announced.append, progress)
     return {
         "images": len(images),
@@ -80,13 +82,13 @@ def row(result: dict) -> str:
     )
 
 
-def in_a_fresh_process(images: list[Path], size_m: float) -> dict:
+def in_a_fresh_process(images: list[Path], size_m: float, points: str) -> dict:
     """`measure` where no other count has filled memory or caches."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--measure", folder, "--size", str(size_m), *map(str, images)]
-        return json.loads(
-            subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
-        )
+        flags = ["--measure", folder, "--size", str(size_m), "--points", points]
+        command = [sys.executable, __file__, *flags, *map(str, images)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -96,21 +98,22 @@ def main() -> None:
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=float, default=SIZE_M, help="metres of the city")
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help=f"numbers of images, at most {VIEWS}")
+    parser.add_argument("--points", choices=("dense", "sparse"), default="dense", help="sparse: without the surface")
     parser.add_argument("--city", type=Path, help="folder of the city; it is kept, and used if it has images")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("processing.md"))
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(measure(args.images, args.measure, args.size)))
+        print(json.dumps(measure(args.images, args.measure, args.size, args.points)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         images = deliver(args.city or Path(scratch), args.size)
-        in_a_fresh_process(chosen(images, 2), args.size)  # compiles
+        in_a_fresh_process(chosen(images, 2), args.size, args.points)  # compiles
         results = []
         for count in args.counts:
-            results.append(in_a_fresh_process(chosen(images, count), args.size))
+            results.append(in_a_fresh_process(chosen(images, count), args.size, args.points))
             print(row(results[-1]), flush=True)
     megapixels = float(np.mean([r["megapixels"] for r in results]))
-    lines = [TITLE.format(size=args.size, views=VIEWS, megapixels=megapixels)]
+    lines = [TITLE.format(size=args.size, views=VIEWS, megapixels=megapixels, points=args.points)]
     lines += [f"{machine()}, {datetime.date.today()}.\n"]
     lines += [*heading(), *map(row, results)]
     args.output.write_text("\n".join(lines) + "\n")
