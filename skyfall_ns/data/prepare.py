@@ -186,7 +186,8 @@ def _ties(vendor: Sequence[VendorImage], crops: Sequence[Crop], search: tuple[fl
     tones = [fit_tone([c.dn], [c.valid]) for c in crops]  # each image its own: SIFT wants contrast, not radiometry
     gray = [np.round(255 * _toned(t, c, fill=0.0).mean(-1)).astype(np.uint8) for t, c in zip(tones, crops, strict=True)]
     rpcs = [v.rpc.cropped(c.col0, c.row0) for v, c in zip(vendor, crops, strict=True)]
-    return find_ties(gray, rpcs, search, [c.valid for c in crops], [v.name for v in vendor], progress)
+    masks, names, acquired = [c.valid for c in crops], [v.name for v in vendor], [v.acquired for v in vendor]
+    return find_ties(gray, rpcs, search, masks, names, acquired, progress).tracks
 
 
 def _groups(

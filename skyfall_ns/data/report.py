@@ -15,8 +15,8 @@ from numpy import ndarray
 from skyfall_ns.data.pictures import hillshade, share_map, write_png
 from skyfall_ns.data.prepare import Prepared
 from skyfall_ns.data.report_page import page
+from skyfall_ns.geo.epipolar import epipolar_segments, transverse_px
 from skyfall_ns.geo.rpc import RPC
-from skyfall_ns.geo.ties import epipolar_segments, transverse_px
 
 PICTURES = "report"  # folder of the report's pictures; previews/ holds one picture per image and nothing else
 RED, GREEN = (60, 60, 220), (80, 160, 60)  # blue, green, red

@@ -1,6 +1,7 @@
 """The adjustment recovers known shifts, up to what ties cannot tell; and the real set's published ones."""
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from skyfall_ns.geo.adjust import adjust
+from skyfall_ns.geo.epipolar import epipolar_segments, transverse_px
 from skyfall_ns.geo.rpc import RPC
 from skyfall_ns.geo.ties import find_ties
 
@@ -114,6 +116,23 @@ def test_without_refinement_points_are_triangulated_and_shifts_stay_zero():
     assert np.median(np.abs(result.lonlath[:, 2] - points[:, 2])) < 0.3
 
 
+def test_residuals_of_pairs_are_distances_from_epipolar_lines():
+    rpcs = [leaning_rpc(lean) for lean in LEANS]
+    _, tracks, _ = synthetic_tracks(rpcs, np.array([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -2.0]]))
+    result = adjust(rpcs, tracks, height_m=120.0)
+    assert [p.images for p in result.pairs] == list(combinations(range(4), 2))
+    for pair in result.pairs:
+        i, j = pair.images
+        a, b = tracks[result.inliers & np.isfinite(tracks[:, pair.images, 0]).all(axis=1)][:, pair.images].swapaxes(
+            0, 1
+        )
+        assert len(a) == pair.tracks
+        moved = [rpcs[k].shifted(*result.shifts_px[k]) for k in pair.images]
+        for views, median in (((rpcs[i], rpcs[j]), pair.median_px_before), (moved, pair.median_px_after)):
+            across, _ = transverse_px(epipolar_segments(*views, a, (50.0, 200.0)), b)
+            assert median == pytest.approx(np.median(np.abs(across)), abs=1e-3)  # any heights draw the same line
+
+
 def _toned(path: Path) -> np.ndarray:
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.float32)
     low, high = np.percentile(image, [0.5, 99.5])
@@ -132,7 +151,7 @@ def _real(name: str):
 def test_kahramanmaras():
     images, rpcs, known = _real("kahramanmaras_west")
     heights = max(r.height_range_m[0] for r in rpcs), min(r.height_range_m[1] for r in rpcs)
-    tracks = find_ties(images, rpcs, heights)
+    tracks = find_ties(images, rpcs, heights).tracks
     result = adjust(rpcs, tracks, height_m=sum(heights) / 2)
     assert result.inliers.sum() >= 800
     assert result.median_px_before > 3.0 and result.median_px_after <= 0.2
@@ -144,7 +163,7 @@ def test_kahramanmaras():
 
 def test_giza_pair():
     images, rpcs, known = _real("giza_phr_pair")
-    tracks = find_ties(images, rpcs, rpcs[0].height_range_m)
+    tracks = find_ties(images, rpcs, rpcs[0].height_range_m).tracks
     result = adjust(rpcs, tracks, height_m=100.0)
     assert result.inliers.sum() >= 800
     assert result.median_px_after <= 0.1

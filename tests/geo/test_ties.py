@@ -1,65 +1,17 @@
 """Ties between synthetic views of a textured plane with a block, whose pixels are known in closed form."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
+from plane_views import HEIGHT_M, linear_rpc, texture, view
 
 from skyfall_ns.errors import SkyfallError
+from skyfall_ns.geo import ties
+from skyfall_ns.geo.epipolar import epipolar_segments, transverse_px
 from skyfall_ns.geo.rpc import RPC
-from skyfall_ns.geo.ties import epipolar_segments, find_ties, transverse_px
-
-LON, LAT, METRES_PER_DEGREE = 30.0, 45.0, 6371008.8 * np.pi / 180
-HEIGHT_M = 120.0
-
-
-def linear_rpc(lean: tuple[float, float], pointing_px: tuple[float, float] = (0.0, 0.0)) -> RPC:
-    """A view of 2 px per metre, north up, centred on (300, 300); a point moves by `lean` px per metre of height."""
-
-    def numerator(along: int, sign: float, lean_px_per_m: float) -> tuple[float, ...]:
-        coefficients = np.zeros(20)
-        coefficients[along] = sign
-        coefficients[3] = lean_px_per_m * 500.0 / 1000.0
-        return tuple(coefficients)
-
-    one = (1.0, *np.zeros(19))
-    degrees = 500.0 / METRES_PER_DEGREE
-    return RPC(
-        line_off=300.0 + pointing_px[1],
-        samp_off=300.0 + pointing_px[0],
-        lat_off=LAT,
-        long_off=LON,
-        height_off=HEIGHT_M,
-        line_scale=1000.0,
-        samp_scale=1000.0,
-        lat_scale=degrees,
-        long_scale=degrees / np.cos(np.deg2rad(LAT)),
-        height_scale=500.0,
-        line_num_coeff=numerator(2, -1.0, lean[1]),
-        line_den_coeff=one,
-        samp_num_coeff=numerator(1, 1.0, lean[0]),
-        samp_den_coeff=one,
-    )
-
-
-def texture(size: int, seed: int) -> np.ndarray:
-    noise = np.random.default_rng(seed).normal(size=(size, size)).astype(np.float32)
-    image = cv2.GaussianBlur(noise, (0, 0), 1.2) * 3 + cv2.GaussianBlur(noise, (0, 0), 4.0) * 10
-    return np.clip(128 + 45 * image, 0, 255).astype(np.uint8)
-
-
-def view(ground: np.ndarray, lean: tuple[float, float], block_m: float) -> np.ndarray:
-    """The texture as a flat ground at HEIGHT_M, its middle raised by `block_m`."""
-
-    def moved(height_m: float) -> np.ndarray:
-        move = np.float32([[1, 0, lean[0] * height_m], [0, 1, lean[1] * height_m]])
-        return cv2.warpAffine(ground, move, ground.shape, flags=cv2.INTER_CUBIC)
-
-    image = moved(0.0)
-    raised = slice(220, 380)
-    dc, dr = round(lean[0] * block_m), round(lean[1] * block_m)
-    target = (slice(220 + dr, 380 + dr), slice(220 + dc, 380 + dc))
-    image[target] = moved(block_m)[target] if block_m else ground[raised, raised]
-    return image
+from skyfall_ns.geo.ties import find_ties
 
 
 def test_ties_survive_pointing_errors_of_nine_pixels_and_know_heights():
@@ -68,7 +20,7 @@ def test_ties_survive_pointing_errors_of_nine_pixels_and_know_heights():
     ground = texture(600, 1)
     images = [view(ground, lean, block_m=20.0) for lean in leans]
     rpcs = [linear_rpc(lean, p) for lean, p in zip(leans, pointing, strict=True)]
-    tracks = find_ties(images, rpcs, (-300.0, 600.0))
+    tracks = find_ties(images, rpcs, (-300.0, 600.0)).tracks
     assert len(tracks) > 300 and tracks.shape[1:] == (2, 2)
     # A pixel of height z above the reference moves by lean * z, so the difference of two views is (lean_a - lean_b) z.
     difference = tracks[:, 0] - tracks[:, 1]
@@ -90,7 +42,7 @@ def test_tracks_join_three_views():
     ground = texture(600, 2)
     tracks = find_ties(
         [view(ground, lean, 0.0) for lean in leans], [linear_rpc(lean) for lean in leans], (100.0, 140.0)
-    )
+    ).tracks
     seen = np.isfinite(tracks[..., 0]).sum(axis=1)
     assert seen.min() >= 2 and (seen == 3).sum() > 200
     complete = tracks[seen == 3]
@@ -102,7 +54,7 @@ def test_masked_pixels_give_no_ties():
     mask = np.ones((600, 600), bool)
     mask[:, :300] = False
     rpcs = [linear_rpc((0.2, 0.0)), linear_rpc((-0.2, 0.0))]
-    tracks = find_ties([ground, ground], rpcs, (100.0, 140.0), masks=[mask, None])
+    tracks = find_ties([ground, ground], rpcs, (100.0, 140.0), masks=[mask, None]).tracks
     assert len(tracks) > 100
     assert tracks[:, 0, 0].min() > 295
 
@@ -128,3 +80,44 @@ def test_images_that_do_not_overlap_are_refused():
     far = linear_rpc((0.2, 0.0)).cropped(5000, 0)
     with pytest.raises(SkyfallError, match=r"^image 1 does not overlap any other image .*\. Leave it out"):
         find_ties([ground, ground], [linear_rpc((0.2, 0.0)), far], (100.0, 140.0))
+
+
+def turned(image: np.ndarray, rpc: RPC) -> tuple[np.ndarray, RPC]:
+    """The image a quarter turn to the left, and its RPC: columns become rows from below."""
+    flipped = {f"line_{k}": getattr(rpc, f"samp_{k}") for k in ("scale", "den_coeff")}
+    flipped |= {f"samp_{k}": getattr(rpc, f"line_{k}") for k in ("off", "scale", "num_coeff", "den_coeff")}
+    flipped["line_off"] = image.shape[1] - 1 - rpc.samp_off
+    flipped["line_num_coeff"] = tuple(-c for c in rpc.samp_num_coeff)
+    return np.ascontiguousarray(np.rot90(image)), replace(rpc, **flipped)
+
+
+def test_turned_images_and_larger_pixels_keep_their_ties():
+    leans = [(0.3, 0.1), (-0.3, 0.2), (0.0, -0.3)]
+    ground = texture(600, 6)
+    images, rpcs = [view(ground, lean, 0.0) for lean in leans], [linear_rpc(lean) for lean in leans]
+    upright = find_ties(images, rpcs, (100.0, 140.0)).tracks
+    images[1], rpcs[1] = turned(images[1], rpcs[1])
+    images[2], rpcs[2] = cv2.resize(images[2], (480, 480), interpolation=cv2.INTER_AREA), rpcs[2].scaled(0.8)
+    tracks = find_ties(images, rpcs, (100.0, 140.0)).tracks
+    for k in (1, 2):
+        both = np.isfinite(tracks[:, [0, k], 0]).all(axis=1)
+        assert both.sum() > 0.6 * np.isfinite(upright[:, [0, k], 0]).all(axis=1).sum()
+        expected = rpcs[k].project(rpcs[0].localize(tracks[both, 0], HEIGHT_M))
+        assert np.median(np.linalg.norm(tracks[both, k] - expected, axis=1)) < 0.05
+
+
+def test_pairs_are_added_until_all_images_are_tied(monkeypatch):
+    """Four images of two places, with a fifth that shows both, of which the first pairs know nothing."""
+    left, right = texture(400, 7), texture(400, 8)
+    both = np.where(np.arange(400) < 200, left, right)
+    leans = [(0.2, 0.0), (-0.2, 0.0), (0.0, 0.2), (0.0, -0.2), (0.1, 0.1)]
+    monkeypatch.setattr(ties, "select_pairs", lambda _: [(0, 1), (2, 3), (0, 2)])
+    done = []
+    found = find_ties(
+        [left, left, right, right, both], [linear_rpc(lean) for lean in leans], (100.0, 140.0),
+        progress=lambda *state: done.append(state),
+    )  # fmt: skip
+    assert {(0, 4), (2, 4)} <= set(found.pairs) and len(set(found.pairs)) == len(found.pairs)
+    assert done[0] == (1, 3) and done[-1] == (len(found.pairs), len(found.pairs))
+    seen = np.isfinite(found.tracks[..., 0])
+    assert all((seen[:, 4] & seen[:, k]).sum() > 20 for k in range(4)) and not (seen[:, 0] & seen[:, 2]).any()
