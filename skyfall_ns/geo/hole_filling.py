@@ -15,15 +15,15 @@ from numpy import ndarray
 DIRECTIONS = 16
 REACH_M = 80.0  # matched cells farther away say nothing about a cell
 LEAST_DIRECTIONS = 4  # with a matched cell within reach, for a cell to be filled
-LOWER_SHARE = 0.25  # of the directions' weight (1 / distance) lies at or below the lower side of a rim
+LOWER_SHARE = 0.25  # of the directions have at most the height of a rim's lower side
 
 
 def rim_heights(
     height_m: Float32[ndarray, "h w"], matched: Bool[ndarray, "h w"], cell_m: float
 ) -> Float32[ndarray, "4 h w"]:
-    """Lowest, lower (the weighted quantile LOWER_SHARE), highest and middle height of the nearest matched cells in
-    sixteen directions around each unmatched cell; matched cells have their own; NaN where too few directions meet
-    one."""
+    """Lowest, lower (the quantile LOWER_SHARE), highest and middle height (the median, weighted by 1 / distance) of the
+    nearest matched cells in sixteen directions around each unmatched cell; matched cells have their own; NaN where too
+    few directions meet one."""
     angles = 2 * math.pi * np.arange(DIRECTIONS) / DIRECTIONS
     steps = np.stack([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
     rims = np.full((4, *height_m.shape), np.nan, np.float32)
@@ -57,17 +57,16 @@ def _look_around(height, matched, steps, reach, rims):
                 continue
             order = np.argsort(found[:count])
             rims[0, row, column], rims[2, row, column] = found[order[0]], found[order[count - 1]]
-            rims[1, row, column] = _quantile(found, weight, order, LOWER_SHARE)
-            rims[3, row, column] = _quantile(found, weight, order, 0.5)
+            rims[1, row, column] = found[order[int(LOWER_SHARE * (count - 1))]]
+            rims[3, row, column] = _weighted_median(found, weight, order)
 
 
 @njit(cache=True)
-def _quantile(values, weight, order, share):
-    """The first of the ordered values at which a share of the weight is reached."""
-    total = np.float32(0.0)
+def _weighted_median(values, weight, order):
+    """The first of the ordered values at which half of the weight is reached."""
+    rest = np.float32(0.0)
     for k in order:
-        total += weight[k]
-    rest = share * total
+        rest += weight[k] / 2
     for k in order:
         rest -= weight[k]
         if rest <= 0:
