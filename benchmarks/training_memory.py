@@ -30,6 +30,8 @@ from training_step import Parts, one_step, trainer_on
 SPLATS, SIZES_PX, IMAGES = (50_000, 150_000, 400_000), (256, 512, 1024), 3
 BIG = (1_000_000, 2048, 20)  # a city district at once; on CUDA only
 GSD_M, SURFACE_M, GROUND_M = 0.5, 1.0, 200.0
+# of every cell: sure, matched, and off by a fifth of a meter
+LAYERS = {"_confidence": np.float32(1.0), "_source": np.uint8(1), "_sigma": np.float32(0.2)}
 
 
 def hills_m(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -51,7 +53,8 @@ def make_scene(folder: Path, splats: int, size_px: int, images: int) -> None:
     frame = {"crs": "EPSG:32631", "origin": [374_000.0, 4_829_000.0, GROUND_M]}
     box = np.array([[-half, -half, -10.0], [half, half, 10.0]])
     shown = tuple(write_image(folder, number, size_px, rng) for number in range(images))
-    Scene(frame, box, shown, surface="surface.tif", surface_confidence="confidence.tif", surface_grid=grid).save(folder)
+    layers = {f"surface{part}": f"surface{part}.tif" for part in ("", *LAYERS)}
+    Scene(frame, box, shown, surface_grid=grid, **layers).save(folder)
 
 
 def write_surface(folder: Path, half: float) -> tuple[float, float, float]:
@@ -61,7 +64,8 @@ def write_surface(folder: Path, half: float) -> tuple[float, float, float]:
     centres = np.arange(-half + SURFACE_M / 2, half, SURFACE_M)
     height = hills_m(centres[None, :], -centres[:, None]).astype(np.float32)
     cv2.imwrite(str(folder / "surface.tif"), height + np.float32(GROUND_M))
-    cv2.imwrite(str(folder / "confidence.tif"), np.ones_like(height))
+    for part, layer in LAYERS.items():
+        cv2.imwrite(str(folder / f"surface{part}.tif"), np.full_like(height, layer, type(layer)))
     return -half, half, SURFACE_M
 
 

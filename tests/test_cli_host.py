@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from skyfall_ns.data.ply import read_ply
+from skyfall_ns.geo.raster import read_raster
 
 BIN = Path(sys.executable).parent
 STEPS = 60
@@ -97,6 +98,23 @@ def test_dsm_export_is_close_to_the_truth(trained, city_scene, tmp_path):
     assert scores["registered"]["median_m"] < 0.5
     assert scores["completeness"] > 0.6  # sixty steps leave splats faint
     assert np.hypot(*scores["shift_m"][:2]) < 8
+
+
+def test_dsm_export_writes_its_evidence(trained, tmp_path):
+    run("skyfall-export", "dsm", "--load-config", trained, "--output", tmp_path / "dsm.tif", "--resolution", 1,
+        "--unmatched", "nodata", "--mask", tmp_path / "mask.tif", "--sigma", tmp_path / "new/sigma.tif")  # fmt: skip
+    height, mask, sigma = (read_raster(tmp_path / f"{name}.tif") for name in ("dsm", "mask", "new/sigma"))
+    known = np.isfinite(height.values())
+    np.testing.assert_array_equal(known, mask.bands[0] == 1)
+    assert known.mean() > 0.4 and (np.isfinite(sigma.values()) == known).all() and (sigma.values()[known] > 0).all()
+    assert height.transform == mask.transform == sigma.transform
+
+
+def test_dsm_export_into_a_folder_is_one_message(trained, tmp_path):
+    result = run("skyfall-export", "dsm", "--load-config", trained, "--output", tmp_path / "dsm.tif",
+                 "--mask", tmp_path, check=False)  # fmt: skip
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr == f"Error: --mask {tmp_path} is a folder. Give the name of a file in it.\n"
 
 
 def test_viewer_answers_on_this_machine_only(trained):

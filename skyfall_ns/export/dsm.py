@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 from affine import Affine
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 from scipy.ndimage import map_coordinates
 
@@ -36,17 +36,27 @@ class Dsm:
 
     def write(self, path: Path) -> None:
         """As a Cloud-optimized GeoTIFF."""
-        band = np.where(np.isfinite(self.height_m), self.height_m, NODATA).astype(np.float32)
-        write_raster(
-            path,
-            band[None],
-            crs=self.crs,
-            transform=self.transform,
-            nodata=NODATA,
-            tags=TAGS,
-            band_names=("ellipsoidal height",),
-            cog=True,
-        )
+        self.write_layer(path, self.height_m, "ellipsoidal height")
+
+    def write_layer(self, path: Path, values: Float[ndarray, "h w"], name: str) -> None:
+        """A quantity of the cells (NaN: none) on the same grid, float32, with nodata where there is no height."""
+        band = np.where(np.isfinite(values) & np.isfinite(self.height_m), values, NODATA).astype(np.float32)
+        self._write(path, band, name, NODATA)
+
+    def write_classes(self, path: Path, classes: UInt8[ndarray, "h w"], name: str) -> None:
+        """Classes of the cells on the same grid, 8 bits."""
+        self._write(path, classes, name, None)
+
+    def _write(self, path: Path, band: ndarray, name: str, nodata: float | None) -> None:
+        place = {"crs": self.crs, "transform": self.transform}
+        write_raster(path, band[None], nodata=nodata, tags=TAGS, band_names=(name,), cog=True, **place)
+
+    def local_cells(self, frame: LocalFrame) -> Float[ndarray, "h w 3"]:
+        """Cell centers with their heights in local meters; cells without a height get one at z = 0 or near it."""
+        rows, columns = np.indices(self.height_m.shape) + 0.5
+        x, y = self.transform.c + columns * self.transform.a, self.transform.f + rows * self.transform.e
+        height = np.where(np.isfinite(self.height_m), self.height_m, frame.origin[2])
+        return frame.from_crs(np.stack([x, y, height], -1), self.crs)
 
 
 def render_dsm(

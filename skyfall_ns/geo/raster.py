@@ -130,6 +130,8 @@ def write_raster(
     if transform is not None:
         profile["transform"] = transform
     profile |= {"driver": "COG"} if cog else {"driver": "GTiff", "interleave": "pixel"}
+    if cog and bands.dtype == np.uint8:
+        profile["overview_resampling"] = "nearest"  # classes have no values between them
     if bands.shape[0] == 3 and not cog:
         profile["photometric"] = "RGB"  # else 16-bit colour counts as gray with two extras, and OpenCV reads the first
     try:

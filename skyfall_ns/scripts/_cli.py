@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,27 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_outputs(files: Mapping[str, Path | None]) -> None:
+    """Make the folders of files to be written (flag to path), before work begins.
+
+    Raises SkyfallError for a path that is a folder, that two flags share, or that cannot be written.
+    """
+    given = {flag: path for flag, path in files.items() if path is not None}
+    for flag, path in given.items():
+        for other in given:
+            if other != flag and given[other].resolve() == path.resolve():
+                raise SkyfallError(f"{other} and {flag} name the same file, {path}. Give each a name of its own.")
+        if path.is_dir():
+            raise SkyfallError(f"{flag} {path} is a folder. Give the name of a file in it.")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise SkyfallError(
+                f"{flag} {path} cannot be written ({error.strerror}). Choose a place that you may write to."
+            ) from error
 
 
 def _refuse_twice(words: list[str]) -> None:

@@ -3,11 +3,17 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from skyfall_ns.errors import SkyfallError
-from skyfall_ns.scripts._cli import run
+from skyfall_ns.scripts._cli import check_outputs, run
+
+if TYPE_CHECKING:
+    from skyfall_ns.export.dsm import Dsm as ExportedDsm
+    from skyfall_ns.export.evidence import DsmEvidence
+    from skyfall_ns.models.skyfall import SkyfallModel
 
 
 @dataclass(frozen=True)
@@ -23,20 +29,58 @@ class Dsm:
     crs: str | None = None
     """Target CRS, such as EPSG:32637; by default the scene's own."""
 
+    unmatched: Literal["fill", "nodata"] = "fill"
+    """Cells that are not matched in the scene's stereo surface: with the height that the run renders (fill), or without
+    one, for surveys (nodata)."""
+    mask: Path | None = None
+    """GeoTIFF to write on the DSM's grid: 0 unknown, 1 matched, 2 filled."""
+    sigma: Path | None = None
+    """GeoTIFF to write on the DSM's grid: standard deviation of the heights in metres."""
+
     def main(self) -> None:
         """Render, write, say where."""
         from skyfall_ns.export.dsm import render_dsm
+        from skyfall_ns.export.evidence import find_evidence
         from skyfall_ns.geo.frame import LocalFrame
         from skyfall_ns.pipelines.loading import load_run
 
         if not 0.01 <= self.resolution <= 100:
             raise SkyfallError(f"--resolution {self.resolution} is not a sensible cell size. Give 0.01 to 100 metres.")
-        self.output.parent.mkdir(parents=True, exist_ok=True)
+        check_outputs({"--output": self.output, "--mask": self.mask, "--sigma": self.sigma})
         model = load_run(self.load_config)
-        scene = model.on_model.scene
-        dsm = render_dsm(model, LocalFrame.from_dict(scene.frame), scene.box_m, self.resolution, self.crs)
+        scene, surface = model.on_model.scene, model.on_model.surface
+        frame = LocalFrame.from_dict(scene.frame)
+        if surface is None:
+            self._refuse_evidence(scene.folder)
+        dsm = render_dsm(model, frame, scene.box_m, self.resolution, self.crs)
+        if surface is not None and self._needs_evidence():
+            dsm = self._write_evidence(model, dsm, find_evidence(dsm, surface, frame))
         dsm.write(self.output)
         print(f"{self.output}: {dsm.height_m.shape[1]} x {dsm.height_m.shape[0]} cells, {dsm.crs}, ellipsoidal metres")
+
+    def _needs_evidence(self) -> list[str]:
+        """The flags given that need the scene's dense surface."""
+        given = {"--unmatched nodata": self.unmatched == "nodata", "--mask": self.mask, "--sigma": self.sigma}
+        return [flag for flag, value in given.items() if value]
+
+    def _refuse_evidence(self, scene: Path) -> None:
+        """SkyfallError for flags that need the dense surface that a scene does not have."""
+        for flag in self._needs_evidence():
+            raise SkyfallError(
+                f"{flag} needs a dense surface, and {scene} has none (--points sparse). "
+                f"Process the images again with --points dense, or leave {flag} out."
+            )
+
+    def _write_evidence(self, model: "SkyfallModel", dsm: "ExportedDsm", evidence: "DsmEvidence") -> "ExportedDsm":
+        """Write the mask and sigma where they are wanted; the DSM with the cells that are."""
+        from skyfall_ns.export.evidence import dsm_sigma_m, without_unmatched
+
+        if self.mask is not None:
+            dsm.write_classes(self.mask, evidence.source, "0 unknown, 1 matched, 2 filled")
+        kept = without_unmatched(dsm, evidence) if self.unmatched == "nodata" else dsm
+        if self.sigma is not None:
+            kept.write_layer(self.sigma, dsm_sigma_m(model, evidence), "standard deviation of heights, metres")
+        return kept
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,31 @@ def test_round_trip(folder):
     assert [p.name for p in folder.glob(".*")] == []
 
 
+LAYERS = {f"surface{part}": f"surface{part}.tif" for part in ("", "_confidence", "_source", "_sigma")}
+SURFACE = {**LAYERS, "surface_grid": [-1.0, 2.0, 0.5]}
+
+
+def test_layers_of_a_surface_are_read_and_missed(folder):
+    change(folder, lambda d: d.update(SURFACE))
+    for file in LAYERS.values():
+        (folder / file).touch()
+    scene = Scene.load(folder)
+    assert (scene.surface_source, scene.surface_sigma) == ("surface_source.tif", "surface_sigma.tif")
+    scene.save(folder)
+    assert Scene.load(folder).surface_grid == (-1.0, 2.0, 0.5)
+    for file in LAYERS.values():
+        (folder / file).unlink()
+        with pytest.raises(SceneError, match=rf"{file} is missing\. Run skyfall-process again"):
+            Scene.load(folder)
+        (folder / file).touch()
+
+
+def test_scenes_of_the_version_before_are_processed_again(folder):
+    change(folder, lambda d: d.update(version=1))
+    with pytest.raises(SceneError, match=r"version 1, this program reads version 2\. Run skyfall-process again\."):
+        Scene.load(folder)
+
+
 DAMAGE = {
     "missing key": lambda d: d.pop("box_m"),
     "empty box": lambda d: d.update(box_m=[[0, 0, 0], [0, 0, 0]]),
@@ -66,6 +91,9 @@ DAMAGE = {
     "path outside": lambda d: d["images"][0].update(path="../../secret.tif"),
     "absolute path": lambda d: d.update(points="/points.ply"),
     "half a surface": lambda d: d.update(surface="surface.tif"),
+    "surface without sigma": lambda d: d.update({**SURFACE, "surface_sigma": None}),
+    "surface without its source": lambda d: d.update({**SURFACE, "surface_source": None}),
+    "sigma that leads elsewhere": lambda d: d.update({**SURFACE, "surface_sigma": "../sigma.tif"}),
     "sun that is no direction": lambda d: d["images"][0].update(sun_direction=[0, 0, 5]),
 }
 
@@ -113,7 +141,7 @@ def test_nothing_odd_in_a_scene_is_more_than_an_error(folder):
 
 def test_other_versions_other_files_and_no_scene(folder, tmp_path):
     change(folder, lambda d: d.update(version=99))
-    with pytest.raises(SceneError, match=r"version 99, this program reads version 1\. Update skyfall-ns\."):
+    with pytest.raises(SceneError, match=r"version 99, this program reads version 2\. Update skyfall-ns\."):
         Scene.load(folder)
     change(folder, lambda d: d.update(format="something"))
     with pytest.raises(SceneError, match="is not a skyfall scene"):

@@ -115,6 +115,8 @@ def test_surface_is_in_local_metres(city_scene):
     known = np.isfinite(surface.height_m)
     assert known.mean() > 0.5 and surface.confidence.min() >= 0 and surface.confidence.max() <= 1
     np.testing.assert_allclose(surface.height_m[known], ellipsoidal[known] - scene.frame["origin"][2], atol=1e-3)
+    assert ((surface.source == 0) == ~known).all() and (surface.source == 1).mean() > 0.5
+    assert (np.isfinite(surface.sigma_m) == known).all() and (surface.sigma_m[known] > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -130,10 +132,24 @@ def test_choices_that_leave_nothing(city_scene, options, message):
         parse(city_scene, **options)
 
 
-@pytest.mark.parametrize("file", ["surface.tif", "surface_confidence.tif"])
+LAYERS = ["surface.tif", "surface_confidence.tif", "surface_source.tif", "surface_sigma.tif"]
+
+
+@pytest.mark.parametrize("file", LAYERS)
 def test_damaged_surface(copy, file):
     (copy / file).write_bytes(b"II*\0 not a picture")
-    with pytest.raises(SceneError, match=rf"{file} cannot be read as heights or confidence\. Run skyfall-process"):
+    with pytest.raises(SceneError, match=rf"{file} cannot be read as a layer of the surface\. Run skyfall-process"):
+        parse(copy)
+
+
+@pytest.mark.parametrize("file", LAYERS)
+def test_layers_of_another_size_or_kind(copy, file):
+    layer = cv2.imread(str(copy / file), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(copy / file), layer[1:])
+    with pytest.raises(SceneError, match=r"surface.tif and its confidence, source and sigma differ in size\. Run"):
+        parse(copy)
+    cv2.imwrite(str(copy / file), layer.astype(np.uint16))
+    with pytest.raises(SceneError, match=rf"{file} cannot be read as a layer of the surface\. Run skyfall-process"):
         parse(copy)
 
 

@@ -1,11 +1,25 @@
 """How a cell's height is read from finer ones."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from skyfall_ns.models.heights import FINER, MIDDLE, medians, upright, window, with_upright_walls
+from skyfall_ns.dataparsers.skyfall_dataparser import ModelSurface
+from skyfall_ns.models.heights import (
+    FEW_PULL,
+    FINER,
+    HELD_SIGMA_M,
+    MANY_VIEWS,
+    MIDDLE,
+    HeightTarget,
+    medians,
+    upright,
+    window,
+    with_upright_walls,
+)
 from skyfall_ns.models.light import normals_of
 from skyfall_ns.models.rasterizers import Gaussians
 
@@ -75,3 +89,33 @@ def test_turning_upright_is_the_shortest_turn():
     np.testing.assert_allclose(np.degrees(turns), [20.0, 10.0, 10.0], atol=1e-4)
     level = np.stack([-normals[:, 1], normals[:, 0], np.zeros(3)], 1)
     np.testing.assert_allclose((after * before.inv()).apply(level), level, atol=1e-6)
+
+
+def target(height_m, source, sigma_m, views):
+    """The height target of a surface seen by so many views."""
+    layers = (np.asarray(height_m, np.float32), np.ones(np.shape(height_m), np.float32))
+    surface = ModelSurface(*layers, np.asarray(source, np.uint8), np.asarray(sigma_m, np.float32), -4.0, 4.0, 1.0)
+    on_model = SimpleNamespace(surface=surface, scale=0.01, centre_m=(0.0, 0.0, 0.0), image_names=("a",) * views)
+    return HeightTarget.of(on_model, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("views", [2, MANY_VIEWS])
+def test_the_weight_of_heights_follows_their_sigma_and_cover_does_not(views):
+    height, source, sigma = np.full((8, 8), 3.0), np.ones((8, 8)), np.full((8, 8), HELD_SIGMA_M)
+    sigma[1], sigma[2], sigma[3] = 0.1, 2 * HELD_SIGMA_M, 10 * HELD_SIGMA_M
+    source[3] = 2  # filled
+    height[0, 0], source[0, 0], sigma[0, 0] = np.nan, 0, np.nan
+    got = target(height, source, sigma, views)
+    expected = np.array([1.0, 1.0, 0.25, 0.01, 1.0])
+    np.testing.assert_allclose(got.weight[:5, 1:], np.tile(expected[:, None], 7), rtol=1e-5)
+    assert got.weight[0, 0] == got.cover[0, 0] == 0 and torch.isfinite(got.surface_m).all()
+    assert (got.cover.flatten()[1:] == 1).all()  # filled cells should be closed, whatever their height is
+    assert got.pull == (1.0 if views >= MANY_VIEWS else FEW_PULL)
+
+
+def test_near_walls_many_views_are_held_nowhere_and_few_are():
+    height = np.tile(np.where(np.arange(8) < 4, 0.0, 10.0), (8, 1))
+    layers = height, np.ones((8, 8)), np.full((8, 8), 0.1)
+    many, few = target(*layers, MANY_VIEWS), target(*layers, 2)
+    assert (many.weight[:, 2:6] == 0).all() and (many.cover[:, 2:6] == 0).all()
+    assert (many.weight[:, [0, 7]] == 1).all() and (few.weight == 1).all() and (few.cover == 1).all()

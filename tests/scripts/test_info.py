@@ -95,8 +95,8 @@ def test_scenes_that_cannot_be_read(scene, call, tmp_path):
     assert "There is no scene at" in call(tmp_path)
     (tmp_path / "scene.json").write_text((scene / "scene.json").read_text()[:-100])
     assert "is damaged" in call(tmp_path)
-    (tmp_path / "scene.json").write_text((scene / "scene.json").read_text().replace('"version": 1', '"version": 2'))
-    assert "has version 2, this program reads version 1. Update skyfall-ns." in call(tmp_path)
+    (tmp_path / "scene.json").write_text((scene / "scene.json").read_text().replace('"version": 2', '"version": 3'))
+    assert "has version 3, this program reads version 2. Update skyfall-ns." in call(tmp_path)
     (tmp_path / "scene.json").write_text((scene / "scene.json").read_text())
     assert "is missing. Run skyfall-process again" in call(tmp_path)
 

@@ -1,0 +1,42 @@
+"""The standard deviation of exported heights: the stereo surface's, what training changed, and how views disagree.
+
+sigma² = max(sigma_surface, move)² + spread². A move of the trained height within the surface's sigma is what this sigma
+allows and adds nothing; a larger one says that one of the two heights is wrong by so much (the scale factor of Birge,
+1932, for two measurements). The spread is that of the heights at which the training views see the trained scene there.
+"""
+
+import warnings
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+HIDDEN_M = 2.0  # a view that sees something so much higher on its way to a cell does not see the cell
+SIGMA_PER_MEDIAN = 1.4826  # standard deviation of a normal distribution by its median absolute deviation
+
+
+def view_spread_m(above_m: Float[ndarray, "v *n"]) -> Float[ndarray, "*n"]:
+    """Robust spread of the heights at which views see cells, about the cells' own; NaN where no view sees them.
+
+    `above_m` is how much higher than a cell each view sees the scene in its place (NaN: the view shows nothing there).
+    What is seen far below counts as seen: the view looks through the cell.
+    """
+    seen = np.where(above_m <= HIDDEN_M, np.abs(above_m), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # medians of nothing are NaN
+        return SIGMA_PER_MEDIAN * np.nanmedian(seen, axis=0)
+
+
+def move_m(
+    height_m: Float[ndarray, "*n"], lowest_m: Float[ndarray, "*n"], highest_m: Float[ndarray, "*n"]
+) -> Float[ndarray, "*n"]:
+    """How far heights lie outside the range of the surface's heights around them; 0 inside, NaN without a surface."""
+    return np.maximum(0.0, np.maximum(lowest_m - height_m, height_m - highest_m))
+
+
+def combined_sigma_m(
+    surface_sigma_m: Float[ndarray, "*n"], move_m: Float[ndarray, "*n"], spread_m: Float[ndarray, "*n"]
+) -> Float[ndarray, "*n"]:
+    """Sigma of exported heights; the surface's and the move alone where no view sees a cell (spread NaN), and NaN where
+    the surface has none: views of one trained scene agree on what nothing measured."""
+    return np.hypot(np.maximum(surface_sigma_m, move_m), np.nan_to_num(spread_m))

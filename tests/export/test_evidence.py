@@ -1,0 +1,165 @@
+"""Source and sigma of exported heights: on the DSM's grid in any CRS, from the scene's surface; refused without one."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rasterio
+from pyproj import Transformer
+
+from skyfall_ns.data.scene import Scene
+from skyfall_ns.dataparsers.skyfall_dataparser import ModelSurface
+from skyfall_ns.errors import SkyfallError
+from skyfall_ns.export.surface_lookup import sample_surface
+from skyfall_ns.method_configs import skyfall
+from skyfall_ns.pipelines import loading
+from skyfall_ns.scripts.export import Dsm
+
+
+@pytest.fixture(scope="module")
+def model(city_scene):
+    """A run before its first step."""
+    config = copy.deepcopy(skyfall.config.pipeline)
+    config.datamanager.data = city_scene
+    return config.setup(device="cpu", test_mode="inference").model.eval()
+
+
+@pytest.fixture
+def export(model, tmp_path, monkeypatch):
+    """Call `skyfall-export dsm` on the run: heights, mask and sigma (masked arrays), and their files."""
+
+    def call(run=model, **flags) -> SimpleNamespace:
+        monkeypatch.setattr(loading, "load_run", lambda _: run)
+        files = {name: tmp_path / f"{name}.tif" for name in ("output", "mask", "sigma")}
+        Dsm(tmp_path / "config.yml", **files, **flags).main()
+        return SimpleNamespace(**{name: band(path) for name, path in files.items()}, files=files)
+
+    return call
+
+
+def band(path: Path) -> np.ma.MaskedArray:
+    with rasterio.open(path) as file:
+        return file.read(1, masked=True)
+
+
+def sampled(layer: Path, like: Path) -> np.ndarray:
+    """A layer of the scene at the cells of another raster, read by other programs than ours; NaN outside."""
+    with rasterio.open(like) as file, rasterio.open(layer) as source:
+        x, y = rasterio.transform.xy(file.transform, *np.indices(file.shape).reshape(2, -1))
+        x, y = Transformer.from_crs(file.crs, source.crs, always_xy=True).transform(x, y)
+        values = source.read(1).astype(float)
+        row, column = rasterio.transform.rowcol(source.transform, x, y)
+        row, column = np.array(row), np.array(column)
+        inside = (row >= 0) & (row < source.height) & (column >= 0) & (column < source.width)
+        found = np.where(inside, values[np.where(inside, row, 0), np.where(inside, column, 0)], np.nan)
+        return found.reshape(file.shape)
+
+
+@pytest.mark.parametrize("flags", [{}, {"resolution": 0.3}, {"resolution": 2.0}, {"crs": "EPSG:2154"},
+                                   {"crs": "EPSG:32630", "resolution": 1.0}])  # fmt: skip
+def test_the_mask_is_the_source_of_the_surface_in_any_crs_and_size(city_scene, export, flags):
+    got = export(**flags)
+    has_height = ~np.ma.getmaskarray(got.output)
+    expected = np.where(has_height, sampled(city_scene / "surface_source.tif", got.files["output"]), 0)
+    assert got.mask.dtype == np.uint8 and got.mask.shape == got.output.shape
+    assert (got.mask == 1).sum() > 0.5 * has_height.sum() > 100
+    assert (got.mask != expected).mean() < 0.002  # cells whose center is on the border of two
+    with rasterio.open(got.files["mask"]) as mask, rasterio.open(got.files["output"]) as dsm:
+        assert (mask.crs, mask.transform) == (dsm.crs, dsm.transform)
+
+
+def test_sigma_is_at_least_that_of_the_surface(city_scene, export):
+    got = export(resolution=0.5)
+    surface = sampled(city_scene / "surface_sigma.tif", got.files["output"])
+    has_sigma = ~np.ma.getmaskarray(got.sigma)
+    np.testing.assert_array_equal(has_sigma, (got.mask != 0).filled() & np.isfinite(surface))
+    assert (got.sigma.data[has_sigma] >= surface[has_sigma] - 1e-4).all()
+    with rasterio.open(got.files["sigma"]) as file:
+        assert file.dtypes == ("float32",) and file.nodata == -9999.0
+
+
+def test_unmatched_cells_are_left_out_for_surveys(export):
+    fill, nodata = export(), export(unmatched="nodata")
+    matched = (fill.mask == 1).filled()
+    np.testing.assert_array_equal(~np.ma.getmaskarray(nodata.output), matched)
+    np.testing.assert_array_equal(nodata.output.data[matched], fill.output.data[matched])
+    np.testing.assert_array_equal(nodata.mask, fill.mask)
+    assert not (~np.ma.getmaskarray(nodata.sigma) & ~matched).any()
+    assert (~np.ma.getmaskarray(fill.output)).sum() > matched.sum() > 0
+
+
+def test_fill_is_all_that_the_run_renders(model, export, tmp_path, monkeypatch):
+    filled = export().output
+    Dsm(tmp_path / "config.yml", tmp_path / "plain.tif").main()
+    plain = band(tmp_path / "plain.tif")
+    np.testing.assert_array_equal(plain.filled(), filled.filled())
+    assert (~np.ma.getmaskarray(filled)).mean() > 0.9
+
+
+def test_a_scene_that_training_raised_is_off_by_so_much(model, export):
+    """Where the trained scene has left its surface by three meters, sigma is three; elsewhere it stays."""
+    raised = copy.deepcopy(model)
+    east = raised.gauss_params["means"].data[:, 0] > 0
+    raised.gauss_params["means"].data[east, 2] += 3.0 * model.on_model.scale
+    before, after = export(), export(raised)
+    middle = before.sigma.shape[1] // 2
+    west, east = (slice(None), slice(0, middle - 20)), (slice(None), slice(middle + 20, None))
+    assert abs(np.ma.median(after.sigma[west]) - np.ma.median(before.sigma[west])) < 0.02
+    assert np.ma.median(before.sigma[east]) < 1.0
+    assert np.ma.median(after.sigma[east]) == pytest.approx(3.0, abs=0.3)
+
+
+def surface(height, sigma, source) -> ModelSurface:
+    layers = (np.asarray(v, np.float32) for v in (height, np.ones_like(height)))
+    return ModelSurface(*layers, np.asarray(source, np.uint8), np.asarray(sigma, np.float32), 10.0, 20.0, 2.0)
+
+
+def test_samples_of_a_surface():
+    """Cells of two meters, with centers at x = 11, 13, 15 and y = 19, 17."""
+    nan = np.nan
+    s = surface([[1.0, 2, nan], [3, 9, 5]], [[0.1, 0.3, nan], [0.5, 0.7, 0.9]], [[1, 2, 0], [1, 1, 2]])
+    x = np.array([11.0, 11.5, 12.0, 12.0, 14.5, 14.0, 9.0, 40.0])
+    y = np.array([19.0, 19.0, 18.0, 18.5, 19.0, 17.0, 19.0, 19.0])
+    got = sample_surface(s, x, y)
+    assert got.source[[0, 1, 4, 6, 7]].tolist() == [1, 1, 0, 0, 0]
+    np.testing.assert_allclose(got.sigma_m, [0.1, 0.15, 0.4, 0.3, nan, 0.8, nan, nan], rtol=1e-5)
+    assert got.lowest_m[2] == 1 and got.highest_m[2] == 9
+    assert got.highest_m[5] == 9 and np.isnan(got.lowest_m[7])
+
+
+@pytest.mark.parametrize(("flags", "named"), [
+    ({"unmatched": "nodata"}, "--unmatched nodata"), ({"mask": Path("m.tif")}, "--mask"),
+    ({"sigma": Path("s.tif")}, "--sigma"),
+])  # fmt: skip
+def test_scenes_without_a_surface_have_no_evidence(city_scene, model, flags, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scene = replace(Scene.load(city_scene), surface=None)
+    bare = SimpleNamespace(on_model=replace(model.on_model, surface=None, scene=scene))
+    monkeypatch.setattr(loading, "load_run", lambda _: bare)
+    with pytest.raises(SkyfallError, match=rf"^{named} needs a dense surface, and .* has none .*\. Process") as caught:
+        Dsm(tmp_path / "config.yml", tmp_path / "dsm.tif", **flags).main()
+    assert str(caught.value).count(". ") == 1 and not list(tmp_path.glob("*.tif"))
+
+
+@pytest.mark.parametrize("flag", ["output", "mask", "sigma"])
+def test_outputs_are_checked_before_the_run_is_loaded(flag, tmp_path, monkeypatch):
+    def load(_):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(loading, "load_run", load)
+    files = {name: tmp_path / f"{name}.tif" for name in ("output", "mask", "sigma")}
+    (tmp_path / "file").touch()
+    other = "output" if flag != "output" else "mask"
+    bad = {
+        tmp_path: rf"--{flag} .* is a folder\. Give the name of a file in it\.",
+        tmp_path / "file" / "x.tif": rf"--{flag} .*x.tif cannot be written \(.+\)\. Choose a place",
+        files[other]: r"name the same file, .*\. Give each a name of its own\.",
+    }
+    for path, message in bad.items():
+        with pytest.raises(SkyfallError, match=message):
+            Dsm(tmp_path / "config.yml", **{**files, flag: path}).main()
+    with pytest.raises(AssertionError, match="loaded"):
+        Dsm(tmp_path / "config.yml", **files).main()
