@@ -2,11 +2,11 @@
 
     light = gain * albedo * (sky * (0.6 + 0.4 n_z) + lit * max(n . s, 0)) / (sky + s_z) + haze
 
-albedo is the splat's colour decoded with the power 2.2 that the tone curve encodes with, n its normal, s the direction
-to the sun, lit whether the sun reaches it; level ground in the sun keeps its colour. 0.6 + 0.4 n_z is the light of an
-even sky and of ground that throws back a fifth (Liu and Jordan, 1963). Splats are blended as light, because a sensor's
-pixel adds up light, and the picture is encoded afterwards: blended as colours, bright roofs would have to be drawn too
-wide.
+albedo is the splat's colour decoded with the power 2.2 of displays, which images are coded for (`data.tone`), n its
+normal, s the direction to the sun, lit whether the sun reaches it; level ground in the sun keeps its colour.
+0.6 + 0.4 n_z is the light of an even sky and of ground that throws back a fifth (Liu and Jordan, 1963). Splats are
+blended as light, because a sensor's pixel adds up light, and the picture is encoded afterwards: blended as colours,
+bright roofs would have to be drawn too wide.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from skyfall_ns.data.tone import GAMMA
+from skyfall_ns.data.tone import DISPLAY_GAMMA
 from skyfall_ns.models.appearance import Appearance, Reader
 
 SKY_START = 0.3  # of the sun's light on a surface that faces it: clear air
@@ -99,13 +99,13 @@ def sunlight(
 
 def encode(light: Tensor) -> Tensor:
     """Light to colours as pictures have them; linear below DARKEST, so that black keeps a gradient."""
-    above = light.clamp_min(DARKEST) ** (1 / GAMMA)
-    return above + (light - DARKEST).clamp_max(0) * (DARKEST ** (1 / GAMMA - 1) / GAMMA)
+    above = light.clamp_min(DARKEST) ** (1 / DISPLAY_GAMMA)
+    return above + (light - DARKEST).clamp_max(0) * (DARKEST ** (1 / DISPLAY_GAMMA - 1) / DISPLAY_GAMMA)
 
 
 def decode(colors: Tensor) -> Tensor:
     """Colours to light; negative ones are black."""
-    return colors.clamp_min(0) ** GAMMA
+    return colors.clamp_min(0) ** DISPLAY_GAMMA
 
 
 def seen(colors: Float[Tensor, "n 3"], light: Float[Tensor, "n 3"] | None, look: Look) -> Float[Tensor, "n 3"]:
