@@ -28,12 +28,12 @@ Direction = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Look:
-    """How one image looks: log gain, haze and log sky light per channel, the image's embedding (None without one), and
-    the direction to its sun in the local frame (None: even light)."""
+    """How one image looks: log gain, haze and log sky light per band (1 or 3), the image's embedding (or None), and the
+    direction to its sun in the local frame (None: even light)."""
 
-    log_gain: Float[Tensor, "3"]
-    haze: Float[Tensor, "3"]
-    log_sky: Float[Tensor, "3"]
+    log_gain: Float[Tensor, "b"]
+    haze: Float[Tensor, "b"]
+    log_sky: Float[Tensor, "b"]
     embedding: Float[Tensor, "32"] | None
     sun: Direction | None
 
@@ -54,15 +54,19 @@ class Looks(nn.Module):
     whose mean look is the canonical one (None: all)."""
 
     def __init__(
-        self, suns: Sequence[Direction | None], reader: Reader | None, shown: Sequence[int] | None = None
+        self,
+        suns: Sequence[Direction | None],
+        reader: Reader | None,
+        shown: Sequence[int] | None = None,
+        bands: int = 3,
     ) -> None:
         super().__init__()
         n = len(suns)
         self.shown = tuple(range(n) if shown is None else shown)
         self.suns = tuple(suns)
-        self.log_gain, self.haze = nn.Parameter(torch.zeros(n, 3)), nn.Parameter(torch.zeros(n, 3))
-        self.log_sky = nn.Parameter(torch.full((n, 3), SKY_START).log())
-        self.appearance = None if reader is None else Appearance(n, reader)
+        self.log_gain, self.haze = nn.Parameter(torch.zeros(n, bands)), nn.Parameter(torch.zeros(n, bands))
+        self.log_sky = nn.Parameter(torch.full((n, bands), SKY_START).log())
+        self.appearance = None if reader is None else Appearance(n, reader, bands)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by optimizer."""
@@ -85,8 +89,8 @@ class Looks(nn.Module):
 
 
 def sunlight(
-    normals: Float[Tensor, "n 3"] | None, lit: Float[Tensor, " n"] | None, sun: Direction, sky: Float[Tensor, "3"]
-) -> Float[Tensor, "n 3"]:
+    normals: Float[Tensor, "n 3"] | None, lit: Float[Tensor, " n"] | None, sun: Direction, sky: Float[Tensor, "b"]
+) -> Float[Tensor, "n b"]:
     """Light on surfaces relative to level ground in the sun; without normals all surfaces are level, without `lit` the
     sun reaches all."""
     direct = sun[2] if normals is None else (normals @ normals.new_tensor(sun)).clamp_min(0)
@@ -108,7 +112,7 @@ def decode(colors: Tensor) -> Tensor:
     return colors.clamp_min(0) ** DISPLAY_GAMMA
 
 
-def seen(colors: Float[Tensor, "n 3"], light: Float[Tensor, "n 3"] | None, look: Look) -> Float[Tensor, "n 3"]:
+def seen(colors: Float[Tensor, "n b"], light: Float[Tensor, "n b"] | None, look: Look) -> Float[Tensor, "n b"]:
     """The light that comes from splats to a sensor with this look."""
     reflected = decode(colors)
     if light is not None:
@@ -116,10 +120,10 @@ def seen(colors: Float[Tensor, "n 3"], light: Float[Tensor, "n 3"] | None, look:
     return look.log_gain.exp() * reflected + look.haze
 
 
-def picture(light: Float[Tensor, "h w 3"], alpha: Float[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
-    """Blended light as colours, still multiplied by alpha."""
+def picture(light: Float[Tensor, "h w b"], alpha: Float[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
+    """Blended light as colours, still multiplied by alpha; one band is shown as gray."""
     cover = alpha[..., None]
-    return cover * encode(light / cover.clamp_min(THINNEST))
+    return (cover * encode(light / cover.clamp_min(THINNEST))).expand(-1, -1, 3)
 
 
 def normals_of(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3"]:

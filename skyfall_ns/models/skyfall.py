@@ -35,6 +35,7 @@ from skyfall_ns.models.shift import ImageShift, shifted
 from skyfall_ns.models.start import start_looks, start_parameters
 from skyfall_ns.models.view import View, bend, damped, image_of, in_viewer, moves_of, sun_of, view_of
 
+FAINT = 1 / 255  # alpha that no 8-bit picture shows
 BEHIND = 3  # the void's depth in the viewer over the farthest splat's: what stands behind the scene is not hidden by it
 
 
@@ -89,7 +90,8 @@ class SkyfallModel(SplatfactoModel):
     @property
     def colors(self) -> Tensor:
         """Canonical RGB of each splat, for the viewer and exports."""
-        return encode(self.seen_light(self.base_colors(), self.looks.canonical(), None)).clamp(0, 1)
+        light = self.seen_light(self.base_colors(), self.looks.canonical(), None)
+        return encode(light).clamp(0, 1).expand(-1, 3)
 
     @property
     def shs_0(self) -> Tensor:
@@ -100,15 +102,15 @@ class SkyfallModel(SplatfactoModel):
     def shs_rest(self) -> Tensor:
         """The harmonics that change with the direction, for exports; looks have no part in them."""
         rest = self.gauss_params.get("features_rest")
-        return self.means.new_zeros(self.num_points, 0, 3) if rest is None else rest
+        return self.means.new_zeros(self.num_points, 0, 3) if rest is None else rest.expand(-1, -1, 3)
 
     @property
     def features_rest(self) -> Tensor:
         """The same under the host's name: its viewer evaluates every property, also where there are no harmonics."""
         return self.shs_rest
 
-    def base_colors(self, view: View | None = None) -> Float[Tensor, "n 3"]:
-        """RGB in even light, as a view sees it (None: from nowhere in particular)."""
+    def base_colors(self, view: View | None = None) -> Float[Tensor, "n b"]:
+        """Colors in even light, one band or three, as a view sees it (None: from nowhere in particular)."""
         colors = 0.5 + SH_C0 * self.features_dc
         if view is None or self.config.sh_degree == 0 or self.step < self.config.sh_degree_interval:
             return colors
@@ -174,7 +176,7 @@ class SkyfallModel(SplatfactoModel):
         bent = Gaussians(means, splats.quats, splats.scales, splats.opacities)
         draw = pick_rasterizer(self.means.device)
         drawn = draw(bent, colors if keep is None else colors[keep], view, absgrad=absgrad)
-        light = self.finished(drawn.color[..., :3], drawn, view, look, sun_map)
+        light = self.finished(drawn.color[..., : self.on_model.bands], drawn, view, look, sun_map)
         return replace(drawn, color=picture(light, drawn.alpha))
 
     def drawn_colors(self, view: View, look: Look, sun_map: SunMap | None, moves: float = 1.0) -> Float[Tensor, "n c"]:
@@ -184,16 +186,16 @@ class SkyfallModel(SplatfactoModel):
         return light if lit is None or not self.config.pixel_shadows else torch.cat([light, lit[:, None]], -1)
 
     def finished(
-        self, light: Float[Tensor, "h w 3"], drawn: Rendering, view: View, look: Look, sun_map: SunMap | None
-    ) -> Float[Tensor, "h w 3"]:
+        self, light: Float[Tensor, "h w b"], drawn: Rendering, view: View, look: Look, sun_map: SunMap | None
+    ) -> Float[Tensor, "h w b"]:
         """Blended light with the shadows of pixels, if they are on; `drawn` is a drawing of `drawn_colors`."""
         if sun_map is None or not self.config.pixel_shadows:
             return light
-        return sharpened(light, drawn.color[..., 3], drawn, view, sun_map, look)
+        return sharpened(light, drawn.color[..., self.on_model.bands], drawn, view, sun_map, look)
 
     def seen_light(
-        self, base: Float[Tensor, "n 3"], look: Look, lit: Float[Tensor, " n"] | None, moves: float = 1.0
-    ) -> Float[Tensor, "n 3"]:
+        self, base: Float[Tensor, "n b"], look: Look, lit: Float[Tensor, " n"] | None, moves: float = 1.0
+    ) -> Float[Tensor, "n b"]:
         """The light of splats with base colours under a look; `lit` is the sunlight on them (None: all of it), `moves`
         how much of the gradients turns splats."""
         light = None
@@ -244,13 +246,20 @@ class SkyfallModel(SplatfactoModel):
                 self.strategy.step_pre_backward(
                     self.gauss_params, self.optimizers, self.strategy_state, self.step - self.growth_began, self.info
                 )
-        background = self._get_background_color()
         alpha, depth = result.alpha[..., None], result.depth[..., None]
+        background = self.background(alpha)
         rgb = result.color + (1 - alpha) * background
         if not self.training:
-            rgb, background = rgb.clamp(0, 1), background.expand(view.height, view.width, 3)
+            rgb = rgb.clamp(0, 1)
             depth = depth.where(alpha >= SOLID, (BEHIND if in_viewer(camera) else 1) * depth.max())
         return {"rgb": rgb, "depth": depth, "accumulation": alpha, "background": background}
+
+    def background(self, alpha: Float[Tensor, "h w 1"]) -> Float[Tensor, "h w 3"]:
+        """The color behind each pixel. Gray scenes stay gray where they are thin: only behind nothing it has a hue."""
+        color = self._get_background_color()
+        if self.on_model.bands == 3:
+            return color.expand(*alpha.shape[:2], 3)
+        return torch.where(alpha.detach() > FAINT, color[:1], color)
 
     def _look(self, camera: Cameras) -> Look:
         """Of its image; of its sun; or as the viewer's panel says."""
@@ -262,7 +271,8 @@ class SkyfallModel(SplatfactoModel):
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
         """PSNR of the step's view and the number of splats."""
         with torch.no_grad():
-            error = ((outputs["rgb"] - batch["image"].to(self.device)) * batch["mask"].to(self.device)).square()
+            rgb = outputs["rgb"].clamp(0, 1)
+            error = ((rgb - batch["image"].to(self.device)) * batch["mask"].to(self.device)).square()
             psnr = -10 * torch.log10(error.sum() / (3 * batch["mask"].sum()).clamp_min(1) + 1e-12)
         return {"psnr": psnr, "gaussian_count": self.num_points}
 
@@ -270,8 +280,9 @@ class SkyfallModel(SplatfactoModel):
         self, outputs: dict[str, Tensor], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
         """Photometric loss, and the surface's terms at their steps."""
-        target, mask = batch["image"].to(self.device), batch["mask"].to(self.device)
-        loss = {"photometric": losses.photometric_loss(outputs["rgb"], target, mask, self.config.ssim_lambda)}
+        pred, target = (self._bands(rgb) for rgb in (outputs["rgb"], batch["image"].to(self.device)))
+        mask = batch["mask"].to(self.device)
+        loss = {"photometric": losses.photometric_loss(pred, target, mask, self.config.ssim_lambda)}
         if not self.training:
             return loss
         if self.shift is not None:
@@ -279,6 +290,10 @@ class SkyfallModel(SplatfactoModel):
         if self.step % self.config.surface_every == 0:
             loss |= self.surface_losses()
         return loss | self.opacity_losses() | self.shear_losses()
+
+    def _bands(self, rgb: Float[Tensor, "h w 3"]) -> Float[Tensor, "h w b"]:
+        """A picture in the scene's bands: gray scenes compare one."""
+        return rgb if self.on_model.bands == 3 else rgb.mean(-1, keepdim=True)
 
     def opacity_losses(self) -> dict[str, Tensor]:
         """Entropy of the opacities that the step's view shows, and their sum; empty where their weights are 0."""
@@ -380,11 +395,12 @@ class SkyfallModel(SplatfactoModel):
         self, camera: Cameras, target: Float[Tensor, "h w 3"], mask: Float[Tensor, "h w 1"]
     ) -> Float[Tensor, "h w 3"]:
         """A view with the look that suits a picture best where the mask is 1; geometry has no part in it."""
-        view, background = view_of(camera), self._get_background_color()
+        view = view_of(camera)
 
         def draw(look: Look) -> Tensor:
             drawn = self.render(view, look=look)
-            return drawn.color + (1 - drawn.alpha[..., None]) * background
+            alpha = drawn.alpha[..., None]
+            return drawn.color + (1 - alpha) * self.background(alpha)
 
         look = fit_look(draw, self.looks.canonical(sun_of(camera)), target, mask)
         return draw(look).detach().clamp(0, 1)
