@@ -1,9 +1,8 @@
 """One tone curve for all images of a scene, from the digital numbers of the ground that they share.
 
-Pictures are display-coded: light = value ** DISPLAY_GAMMA, as far as the model is concerned. Most deliveries are
-proportional to light, and a tone of gamma 2.2 codes them exactly. 8-bit deliveries that are ready for display are coded
-already; a second coding washes them out, and shows in a median far above mid-gray. Their gamma brings the median to
-mid-gray, and never darkens.
+Pictures are display-coded: light = value ** DISPLAY_GAMMA, as far as the model is concerned. Deliveries of more than 8
+bits are proportional to light, and a tone of gamma 2.2 codes them exactly. Those of 8 bits may be ready for display; a
+second coding would wash them out. Their gamma brings the median to mid-gray, between 1 (as delivered) and 2.2.
 """
 
 import math
@@ -19,7 +18,6 @@ from skyfall_ns.errors import RasterError
 PERCENTILES = (0.5, 99.5)
 DISPLAY_GAMMA = 2.2
 MID_GRAY = 0.5
-BRIGHTEST_MEDIAN = 0.6  # of values proportional to light after coding; linear deliveries measured: 0.53 to 0.58
 _SAMPLES = 400_000  # per image
 
 
@@ -30,7 +28,8 @@ def fit_tone(
     full_well: float = math.inf,
 ) -> Tone:
     """Shared percentiles per band of the usable pixels of all images ("h w b" and bool "h w"), and the given gamma, or
-    the one that suits their median. Numbers from `full_well` on, the lowest at which an image is saturated, become 1.
+    the one that suits their bits and median. Numbers from `full_well` on, the lowest at which an image is saturated,
+    become 1.
 
     Raises RasterError if images have different numbers of bands, or no usable pixel, or no contrast.
     """
@@ -45,7 +44,10 @@ def fit_tone(
     if (high <= low).any():
         raise RasterError("The --images have no contrast in the area of interest. Choose another area or other images.")
     stretched = Tone(tuple(map(float, low)), tuple(map(float, high)), 1.0)
-    return replace(stretched, gamma=fit_gamma(float(np.median(stretched.apply(samples)))) if gamma is None else gamma)
+    if gamma is None:
+        eight_bits = all(image.dtype.itemsize == 1 for image in images)
+        gamma = median_gamma(float(np.median(stretched.apply(samples)))) if eight_bits else DISPLAY_GAMMA
+    return replace(stretched, gamma=gamma)
 
 
 def check_gamma(gamma: float | None) -> None:
@@ -54,11 +56,10 @@ def check_gamma(gamma: float | None) -> None:
         raise RasterError(f"--gamma {gamma:g} is not a positive number. Pass 1 to 2.2, or leave the flag out.")
 
 
-def fit_gamma(median: float) -> float:
-    """The gamma for values in 0..1 with this median: that of displays, unless it makes them too bright."""
-    if median ** (1 / DISPLAY_GAMMA) <= BRIGHTEST_MEDIAN:
-        return DISPLAY_GAMMA
-    return max(1.0, math.log(median) / math.log(MID_GRAY))
+def median_gamma(median: float) -> float:
+    """The gamma that brings a median in 0..1 to mid-gray, within what displays need: 1 to 2.2."""
+    darkest = MID_GRAY**DISPLAY_GAMMA
+    return max(1.0, math.log(max(median, darkest)) / math.log(MID_GRAY))
 
 
 def _sample(image: ndarray, mask: ndarray) -> ndarray:

@@ -45,8 +45,8 @@ class Images:
     sun: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=AZIMUTH,ELEVATION ...")] = ()
     """Where the sun stood, where files do not tell: degrees from true north and above the horizon, per name or glob."""
     gamma: float | None = None
-    """Brightness of the scene's images: value ** (1 / gamma) after a linear stretch. By default 2.2 for numbers that
-    are proportional to light, and down to 1 for images that are ready for display."""
+    """Brightness of the scene's images: value ** (1 / gamma) after a linear stretch. By default 2.2; for
+    images of 8 bits, which may be ready for display, what brings their median to mid-gray, at least 1."""
     force: bool = False
     """Replace the scene folder if it exists."""
 
