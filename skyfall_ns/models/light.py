@@ -9,6 +9,7 @@ blended as light, because a sensor's pixel adds up light, and the picture is enc
 bright roofs would have to be drawn too wide.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from skyfall_ns.data.tone import DISPLAY_GAMMA
 from skyfall_ns.models.appearance import Appearance, Reader
 
+FILL_LIGHT = 2.0  # times the sky light of the images: views from the side show more that is in shadow
 SKY_START = 0.3  # of the sun's light on a surface that faces it: clear air
 DARKEST = 1e-3  # light below this has no colour worth a gradient
 THINNEST = 1e-3  # alpha below this is nothing
+FAINT = 1 / 255  # alpha that no 8-bit picture shows
 
 Direction = tuple[float, float, float]
 
@@ -87,6 +90,20 @@ class Looks(nn.Module):
         mean = {name: torch.stack([look[name] for look in looks]).mean(0) for name in looks[0]}
         return replace(self.of(self.shown[0]), **mean, sun=sun)
 
+    def free(self) -> Look:
+        """The look of free views and exports: the canonical one under the mean sun of the images that are shown, with
+        FILL_LIGHT. Even light would amplify what images hardly show, such as walls in shadow."""
+        look = self.canonical(self.mean_sun())
+        return replace(look, log_sky=look.log_sky + math.log(FILL_LIGHT))
+
+    def mean_sun(self) -> Direction | None:
+        """The mean of the known directions to the sun of the images that are shown; None where none is known."""
+        known = [sun for image in self.shown if (sun := self.suns[image]) is not None]
+        if not known:
+            return None
+        x, y, z = torch.nn.functional.normalize(torch.tensor(known, dtype=torch.float64).sum(0), dim=0).tolist()
+        return x, y, z
+
 
 def sunlight(
     normals: Float[Tensor, "n 3"] | None, lit: Float[Tensor, " n"] | None, sun: Direction, sky: Float[Tensor, "b"]
@@ -124,6 +141,18 @@ def picture(light: Float[Tensor, "h w b"], alpha: Float[Tensor, "h w"]) -> Float
     """Blended light as colours, still multiplied by alpha; one band is shown as gray."""
     cover = alpha[..., None]
     return (cover * encode(light / cover.clamp_min(THINNEST))).expand(-1, -1, 3)
+
+
+def behind(alpha: Float[Tensor, "h w 1"], background: Float[Tensor, "3"], bands: int) -> Float[Tensor, "h w 3"]:
+    """The background of each pixel. Gray scenes stay gray where they are thin: only behind nothing it has a hue."""
+    if bands == 3:
+        return background.expand(*alpha.shape[:2], 3)
+    return torch.where(alpha.detach() > FAINT, background[1:2], background)
+
+
+def in_bands(rgb: Float[Tensor, "h w 3"], bands: int) -> Float[Tensor, "h w b"]:
+    """A picture in a scene's bands: gray scenes compare one."""
+    return rgb if bands == 3 else rgb.mean(-1, keepdim=True)
 
 
 def normals_of(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3"]:

@@ -26,6 +26,11 @@ def photometric_loss(
     return (1 - ssim_weight) * (pred - target).abs().mean() + ssim_weight * (1 - ssim(pred, target))
 
 
+def excess(colors: Float[Tensor, "n c"]) -> Tensor:
+    """Mean square of what colors have above 1: nothing reflects more light than a white surface."""
+    return (colors - 1).clamp_min(0).square().mean()
+
+
 def surface_loss(
     height_m: Float[Tensor, "h w"], surface_m: Float[Tensor, "h w"], weight: Float[Tensor, "h w"]
 ) -> Tensor:

@@ -17,15 +17,15 @@ from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel, training_vie
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.models import losses
 from skyfall_ns.models.config import SkyfallModelConfig
-from skyfall_ns.models.densify import Densification
 from skyfall_ns.models.filter3d import SmoothingFilter, apply_filter
 from skyfall_ns.models.fit import fit_look
-from skyfall_ns.models.growth import growth_of
+from skyfall_ns.models.growth import growth_of, since_reset
 from skyfall_ns.models.harmonics import SH_C0, directional, sight
 from skyfall_ns.models.heights import SOLID, HeightTarget, draw_heights, height_m
 from skyfall_ns.models.home import HomeView
-from skyfall_ns.models.light import Direction, Look, encode, normals_of, picture, seen, sunlight
+from skyfall_ns.models.light import Direction, Look, behind, encode, in_bands, normals_of, picture, seen, sunlight
 from skyfall_ns.models.metrics import halves, image_scores
+from skyfall_ns.models.neighbors import Neighbors, color_losses
 from skyfall_ns.models.panel import LookPanel
 from skyfall_ns.models.pixel_shadows import sharpened
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
@@ -35,7 +35,6 @@ from skyfall_ns.models.shift import ImageShift, shifted
 from skyfall_ns.models.start import start_looks, start_parameters
 from skyfall_ns.models.view import View, bend, damped, image_of, in_viewer, moves_of, sun_of, view_of
 
-FAINT = 1 / 255  # alpha that no 8-bit picture shows
 BEHIND = 3  # the void's depth in the viewer over the farthest splat's: what stands behind the scene is not hidden by it
 
 
@@ -55,6 +54,7 @@ class SkyfallModel(SplatfactoModel):
         self.look = LookPanel(self.on_model.image_names)  # the viewer shows this name
         self.home = HomeView((self.on_model.scene.box_m - np.array(self.on_model.centre_m)) * self.on_model.scale)
         self.shadows = Shadows(self.on_model.scale)
+        self.neighbors = Neighbors(self.on_model.scale)
         views = training_views(self.on_model)
         self.shift = ImageShift(views) if self.config.pose_shift else None
         self.camera_optimizer: CameraOptimizer = self.config.camera_optimizer.setup(
@@ -89,8 +89,11 @@ class SkyfallModel(SplatfactoModel):
 
     @property
     def colors(self) -> Tensor:
-        """Canonical RGB of each splat, for the viewer and exports."""
-        light = self.seen_light(self.base_colors(), self.looks.canonical(), None)
+        """RGB of each splat in the look and the light of free views, for the viewer and exports."""
+        look = self.looks.free()
+        sun_map = self.sun_map(look, None)
+        lit = None if sun_map is None else sun_map.lit(self.means.detach())
+        light = self.seen_light(self.base_colors(), look, lit)
         return encode(light).clamp(0, 1).expand(-1, 3)
 
     @property
@@ -247,19 +250,12 @@ class SkyfallModel(SplatfactoModel):
                     self.gauss_params, self.optimizers, self.strategy_state, self.step - self.growth_began, self.info
                 )
         alpha, depth = result.alpha[..., None], result.depth[..., None]
-        background = self.background(alpha)
+        background = behind(alpha, self._get_background_color(), self.on_model.bands)
         rgb = result.color + (1 - alpha) * background
         if not self.training:
             rgb = rgb.clamp(0, 1)
             depth = depth.where(alpha >= SOLID, (BEHIND if in_viewer(camera) else 1) * depth.max())
         return {"rgb": rgb, "depth": depth, "accumulation": alpha, "background": background}
-
-    def background(self, alpha: Float[Tensor, "h w 1"]) -> Float[Tensor, "h w 3"]:
-        """The color behind each pixel. Gray scenes stay gray where they are thin: only behind nothing it has a hue."""
-        color = self._get_background_color()
-        if self.on_model.bands == 3:
-            return color.expand(*alpha.shape[:2], 3)
-        return torch.where(alpha.detach() > FAINT, color[:1], color)
 
     def _look(self, camera: Cameras) -> Look:
         """Of its image; of its sun; or as the viewer's panel says."""
@@ -280,7 +276,7 @@ class SkyfallModel(SplatfactoModel):
         self, outputs: dict[str, Tensor], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
         """Photometric loss, and the surface's terms at their steps."""
-        pred, target = (self._bands(rgb) for rgb in (outputs["rgb"], batch["image"].to(self.device)))
+        pred, target = (in_bands(rgb, self.on_model.bands) for rgb in (outputs["rgb"], batch["image"].to(self.device)))
         mask = batch["mask"].to(self.device)
         loss = {"photometric": losses.photometric_loss(pred, target, mask, self.config.ssim_lambda)}
         if not self.training:
@@ -289,11 +285,8 @@ class SkyfallModel(SplatfactoModel):
             loss["shift"] = self.config.pose_shift_weight * self.shift.prior()
         if self.step % self.config.surface_every == 0:
             loss |= self.surface_losses()
+        loss |= color_losses(self.gauss_params, self.base_colors(), self.neighbors, self.config, self.step)
         return loss | self.opacity_losses() | self.shear_losses()
-
-    def _bands(self, rgb: Float[Tensor, "h w 3"]) -> Float[Tensor, "h w b"]:
-        """A picture in the scene's bands: gray scenes compare one."""
-        return rgb if self.on_model.bands == 3 else rgb.mean(-1, keepdim=True)
 
     def opacity_losses(self) -> dict[str, Tensor]:
         """Entropy of the opacities that the step's view shows, and their sum; empty where their weights are 0."""
@@ -301,20 +294,14 @@ class SkyfallModel(SplatfactoModel):
         if config.entropy_weight:
             opacities = self.opacities.squeeze(-1).sigmoid()
             visible = self.info["radii"][0] > 0
-            weight = losses.entropy_weight(config.entropy_weight, self._since_reset())
+            weight = losses.entropy_weight(
+                config.entropy_weight, since_reset(self.strategy, self.step - self.growth_began)
+            )
             loss["entropy"] = weight * losses.opacity_entropy(opacities[visible])
         if config.sparsity_weight:
             opacities = self.opacities.sigmoid()
             loss["sparsity"] = config.sparsity_weight * losses.sparsity(opacities, self.started_with)
         return loss
-
-    def _since_reset(self) -> float:
-        """Steps since the last opacity reset; infinite before the first one, and where growth makes none."""
-        if not isinstance(self.strategy, Densification):
-            return math.inf
-        step, every = self.step - self.growth_began, self.strategy.reset_every
-        resets = min(step, self.strategy.refine_stop_iter - 1) // every
-        return step - resets * every if resets > 0 else math.inf
 
     def shear_losses(self) -> dict[str, Tensor]:
         """Agreement of the step's view with itself tilted; empty where the weight is 0."""
@@ -400,7 +387,7 @@ class SkyfallModel(SplatfactoModel):
         def draw(look: Look) -> Tensor:
             drawn = self.render(view, look=look)
             alpha = drawn.alpha[..., None]
-            return drawn.color + (1 - alpha) * self.background(alpha)
+            return drawn.color + (1 - alpha) * behind(alpha, self._get_background_color(), self.on_model.bands)
 
         look = fit_look(draw, self.looks.canonical(sun_of(camera)), target, mask)
         return draw(look).detach().clamp(0, 1)

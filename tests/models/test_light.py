@@ -71,6 +71,13 @@ def test_the_canonical_look_is_the_mean_of_the_images_that_are_shown():
         torch.testing.assert_close(value, (looks.of(1).tensors()[name] + looks.of(2).tensors()[name]) / 2)
 
 
+def test_free_views_are_lit_by_the_mean_sun_of_the_images_that_are_shown():
+    looks = Looks([SUN, (0.0, 0.6, 0.8), None, (0.0, 0.0, 1.0)], None, shown=(0, 1, 2))
+    length = math.hypot(0.6, 0.6, 1.6)
+    assert looks.free().sun == pytest.approx((0.6 / length, 0.6 / length, 1.6 / length))
+    assert Looks([None, SUN], None, shown=(0,)).free().sun is None
+
+
 def test_normals_are_the_third_axes():
     half = math.sqrt(0.5)
     quats = torch.tensor([[1.0, 0, 0, 0], [2 * half, 0, 2 * half, 0], [half, half, 0, 0]])  # turned about y, about x
