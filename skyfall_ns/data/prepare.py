@@ -16,7 +16,7 @@ from skyfall_ns.data.area import Area, check_overlap, check_shown, common_ground
 from skyfall_ns.data.pictures import preview, write_png
 from skyfall_ns.data.ply import Cloud, write_ply
 from skyfall_ns.data.scene import Scene, SceneImage, Tone
-from skyfall_ns.data.tone import fit_tone
+from skyfall_ns.data.tone import DISPLAY_GAMMA, check_gamma, fit_tone
 from skyfall_ns.data.vendor import Crop, VendorImage, open_images, read_crop, with_suns
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.adjust import Adjustment, adjust
@@ -57,6 +57,7 @@ class Options:
     test_images: tuple[str, ...] = ()
     suns: tuple[str, ...] = ()
     resolution_m: float = RESOLUTION_M
+    gamma: float | None = None  # of the tone curve; None: from the images
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def prepare(
     `progress` follows the step announced last. Raises SkyfallError on bad input.
     """
     watch = Stopwatch(announce)
+    check_gamma(options.gamma)
     with watch.step("read", f"Reading {len(paths)} images"):
         vendor = with_suns(open_images(paths), options.suns)
         held_out = _held_out([v.name for v in vendor], options.test_images)
@@ -183,7 +185,8 @@ def _rough_crops(vendor: list[VendorImage], area: Area, search: tuple[float, flo
 
 
 def _ties(vendor: Sequence[VendorImage], crops: Sequence[Crop], search: tuple[float, float], progress):
-    tones = [fit_tone([c.dn], [c.valid]) for c in crops]  # each image its own: SIFT wants contrast, not radiometry
+    # Each image its own: SIFT wants contrast, not radiometry.
+    tones = [fit_tone([c.dn], [c.valid], DISPLAY_GAMMA) for c in crops]
     gray = [np.round(255 * _toned(t, c, fill=0.0).mean(-1)).astype(np.uint8) for t, c in zip(tones, crops, strict=True)]
     rpcs = [v.rpc.cropped(c.col0, c.row0) for v, c in zip(vendor, crops, strict=True)]
     masks, names, acquired = [c.valid for c in crops], [v.name for v in vendor], [v.acquired for v in vendor]
@@ -267,7 +270,8 @@ def _scene_images(
     ground = frame.to_geodetic(_box_corners(np.array([box[0], [*box[1, :2], max(0.0, box[0, 2])]])))
     adjusted = [v.rpc.shifted(*shift) for v, shift in zip(vendor, adjustment.shifts_px, strict=True)]
     crops = [read_crop(v, r.project(ground), CROP_MARGIN_PX) for v, r in zip(vendor, adjusted, strict=True)]
-    tone = fit_tone([c.dn for c in crops], [c.valid for c in crops])
+    full_well = min(c.full_well for c in crops)
+    tone = fit_tone([c.dn for c in crops], [c.valid for c in crops], options.gamma, full_well)
     images = []
     for v, rpc, crop, shift in zip(vendor, adjusted, crops, adjustment.shifts_px, strict=True):
         rpc = rpc.cropped(crop.col0, crop.row0)
@@ -338,7 +342,7 @@ def _write_images(folder: Path, images: list[SceneImage], crops: list[Crop], box
         rpc = RPC.from_dict(image.rpc)
         write_raster(folder / image.path, crop.dn.transpose(2, 0, 1), rpc=rpc)
         rpc.write_rpb((folder / image.path).with_suffix(".RPB"))
-        usable = crop.valid & ~crop.saturated & _over_box(_camera(image), wide if _train(image) else box)
+        usable = crop.valid & _over_box(_camera(image), wide if _train(image) else box)
         write_png(folder / f"masks/{image.name}.png", np.where(usable, 255, 0).astype(np.uint8))
         write_png(folder / f"previews/{image.name}.png", preview(image.tone.apply(crop.dn)))
 

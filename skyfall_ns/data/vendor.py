@@ -1,6 +1,7 @@
 """Vendor images as delivered: pixels, RPC, date and sun, read by window so that whole strips are no burden."""
 
 import fnmatch
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ class VendorImage:
 @dataclass(frozen=True)
 class Crop:
     """A window of a vendor image: digital numbers "h w b" (1 or 3 bands), where there is data, where it is saturated,
-    first column and row. What is saturated has edges to match, but no colour to learn."""
+    first column and row. Of what is saturated only a lower bound of its color is known."""
 
     dn: ndarray
     valid: Bool[ndarray, "h w"]
@@ -52,6 +53,11 @@ class Crop:
     def size(self) -> tuple[int, int]:
         """Width, height."""
         return self.dn.shape[1], self.dn.shape[0]
+
+    @property
+    def full_well(self) -> float:
+        """The number at which the image is saturated; infinite where no pixel is."""
+        return float(self.dn[self.saturated].max()) if self.saturated.any() else math.inf
 
 
 def open_images(paths: Sequence[Path]) -> list[VendorImage]:

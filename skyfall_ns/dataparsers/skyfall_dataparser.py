@@ -53,6 +53,11 @@ class SceneOnModel:
     suns: tuple[tuple[float, float, float] | None, ...]  # directions to the sun of the training images, local frame
     point_spacing_m: float
 
+    @property
+    def bands(self) -> int:
+        """1 for a panchromatic scene, else 3."""
+        return len(self.scene.images[0].tone.low)
+
 
 @dataclass
 class SkyfallDataParserConfig(DataParserConfig):

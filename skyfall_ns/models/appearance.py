@@ -1,12 +1,12 @@
 """Appearance: what season, sensor and years do to a colour, learned per image and per Gaussian.
 
-A reader turns an image's embedding (32) and a Gaussian's (24) into a gain and an offset per channel; what is seen in
-that image is gain * light + offset. `Linear` makes a matrix of the image's embedding and multiplies the Gaussian's with
-it: the splats' embeddings are what they look like in all images, an image's picks from it. `Perceptron` is
-WildGaussians' form: a multi-layer perceptron reads both, and the base colour; runs take nearly three times as long, and
-are at best 0.6 dB better (docs/stage1.md). Both start at the identity (gain 1, offset 0); Skyfall-GS
-starts every Gaussian at grey; nothing clamps a coefficient, so whites stay white and gradients stay alive: colours are
-clamped where a picture is written, nowhere else.
+A reader turns an image's embedding (32) and a Gaussian's (24) into a gain and an offset per band (1 or 3); what is
+seen in that image is gain * light + offset. `Linear` makes a matrix of the image's embedding and multiplies the
+Gaussian's with it: the splats' embeddings are what they look like in all images, an image's picks from it. `Perceptron`
+is WildGaussians' form: a multi-layer perceptron reads both, and the base colour; runs take nearly three times as long,
+and are at best 0.6 dB better (docs/stage1.md). Both start at the identity (gain 1, offset 0); Skyfall-GS starts every
+Gaussian at grey; nothing clamps a coefficient, so whites stay white and gradients stay alive: colours are clamped where
+a picture is written, nowhere else.
 """
 
 from dataclasses import dataclass
@@ -50,12 +50,12 @@ def start_embeddings(means: Float[Tensor, "n 3"], generator: torch.Generator | N
 
 @dataclass(frozen=True)
 class ToneShift:
-    """What an image does to colours: gain and offset "n 3" (or broadcastable)."""
+    """What an image does to colours: gain and offset "n b" (or broadcastable)."""
 
     gain: Tensor
     offset: Tensor
 
-    def __call__(self, colors: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    def __call__(self, colors: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
         return self.gain * colors + self.offset
 
 
@@ -64,33 +64,33 @@ class Linear(nn.Module):
 
     spread = IMAGE_DIM**-0.5  # of image embeddings at the start: length one, so that a step moves every look alike
 
-    def __init__(self) -> None:
+    def __init__(self, bands: int = 3) -> None:
         super().__init__()
-        self.matrices = nn.Linear(IMAGE_DIM, 6 * GAUSSIAN_DIM)
+        self.matrices = nn.Linear(IMAGE_DIM, 2 * bands * GAUSSIAN_DIM)
         nn.init.zeros_(self.matrices.weight)  # gain 1, offset 0, exactly
         nn.init.zeros_(self.matrices.bias)
 
     def forward(
-        self, base: Float[Tensor, "n 3"], gaussians: Float[Tensor, "n 24"], image: Float[Tensor, "32"]
+        self, base: Float[Tensor, "n b"], gaussians: Float[Tensor, "n 24"], image: Float[Tensor, "32"]
     ) -> ToneShift:
-        """Gain and offset "n 3"; the base colour does not matter."""
-        out = gaussians @ self.matrices(image).view(6, GAUSSIAN_DIM).T
-        return ToneShift(gain=1.0 + out[:, 3:], offset=out[:, :3])
+        """Gain and offset "n b"; the base colour does not matter."""
+        offset, gain = (gaussians @ self.matrices(image).view(-1, GAUSSIAN_DIM).T).chunk(2, -1)
+        return ToneShift(1.0 + gain, offset)
 
 
 class Perceptron(nn.Module):
-    """Gain and offset by a perceptron 59-128-128-6."""
+    """Gain and offset by a perceptron 59-128-128-6 (57-128-128-2 for one band)."""
 
     spread = 0.01
 
-    def __init__(self) -> None:
+    def __init__(self, bands: int = 3) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(3 + GAUSSIAN_DIM + IMAGE_DIM, HIDDEN),
+            nn.Linear(bands + GAUSSIAN_DIM + IMAGE_DIM, HIDDEN),
             nn.ReLU(),
             nn.Linear(HIDDEN, HIDDEN),
             nn.ReLU(),
-            nn.Linear(HIDDEN, 6),
+            nn.Linear(HIDDEN, 2 * bands),
         )
         last = self.mlp[-1]
         assert isinstance(last, nn.Linear)
@@ -98,17 +98,17 @@ class Perceptron(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(
-        self, base: Float[Tensor, "n 3"], gaussians: Float[Tensor, "n 24"], image: Float[Tensor, "32"]
+        self, base: Float[Tensor, "n b"], gaussians: Float[Tensor, "n 24"], image: Float[Tensor, "32"]
     ) -> ToneShift:
-        """Gain and offset "n 3" of Gaussians with base colours `base`."""
+        """Gain and offset "n b" of Gaussians with base colours `base`."""
         # The image's share of the first layer is the same for all Gaussians: one vector instead of n copies.
         first = self.mlp[0]
         assert isinstance(first, nn.Linear)
-        split = 3 + GAUSSIAN_DIM
+        split = base.shape[1] + GAUSSIAN_DIM
         bias = first.bias + first.weight[:, split:] @ image
         hidden = nn.functional.linear(torch.cat([base, gaussians], -1), first.weight[:, :split], bias)
-        out = RESIDUAL_SCALE * self.mlp[1:](hidden)
-        return ToneShift(gain=1.0 + out[:, 3:], offset=out[:, :3])
+        offset, gain = (RESIDUAL_SCALE * self.mlp[1:](hidden)).chunk(2, -1)
+        return ToneShift(1.0 + gain, offset)
 
 
 Reader = Literal["linear", "perceptron"]
@@ -118,13 +118,13 @@ READERS = {"linear": Linear, "perceptron": Perceptron}
 class Appearance(nn.Module):
     """Image embeddings and what reads them; the Gaussians' embeddings live with the Gaussians."""
 
-    def __init__(self, num_images: int, reader: Reader) -> None:
+    def __init__(self, num_images: int, reader: Reader, bands: int = 3) -> None:
         super().__init__()
-        self.reader = READERS[reader]()
+        self.reader = READERS[reader](bands)
         self.images = nn.Parameter(self.reader.spread * torch.randn(num_images, IMAGE_DIM))
 
     def forward(
-        self, base: Float[Tensor, "n 3"], gaussians: Float[Tensor, "n 24"], image: Float[Tensor, "32"]
+        self, base: Float[Tensor, "n b"], gaussians: Float[Tensor, "n 24"], image: Float[Tensor, "32"]
     ) -> ToneShift:
-        """Gain and offset "n 3" of Gaussians with base colours `base`, seen in the image with embedding `image`."""
+        """Gain and offset "n b" of Gaussians with base colours `base`, seen in the image with embedding `image`."""
         return self.reader(base, gaussians, image)

@@ -47,6 +47,11 @@ class SkyfallModelConfig(SplatfactoModelConfig):
     """Weight per metre of the total variation of rendered heights."""
     closed_weight: float = 0.1
     """Weight of what shines through the surface seen from straight above."""
+    bright_weight: float = 1.0
+    """Weight of the mean square of what base colors have above white."""
+    neighbor_weight: float = 0.03
+    """Weight of the mean squared difference of base colors and embeddings from those of their nearest neighbors, which
+    decide where no image does."""
     entropy_weight: float = 0.0
     """Weight of the entropy of visible splats' opacities (Skyfall-GS: 10); pushes them to be there or not."""
     sparsity_weight: float = 0.0

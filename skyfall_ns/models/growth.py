@@ -1,5 +1,7 @@
 """How splats come and go: the strategy that a model's options describe, thresholds from metres to model units."""
 
+import math
+
 from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.models.config import SkyfallModelConfig
 from skyfall_ns.models.densify import Densification
@@ -29,3 +31,11 @@ def growth_of(config: SkyfallModelConfig, on_model: SceneOnModel) -> Densificati
         max_gaussians=config.max_gaussians,
         abs_quantile=config.densify_abs_quantile,
     )
+
+
+def since_reset(strategy: Densification | Relocation, step: int) -> float:
+    """Steps since the last opacity reset; infinite before the first one, and where growth makes none."""
+    if not isinstance(strategy, Densification):
+        return math.inf
+    resets = min(step, strategy.refine_stop_iter - 1) // strategy.reset_every
+    return step - resets * strategy.reset_every if resets > 0 else math.inf

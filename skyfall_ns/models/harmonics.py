@@ -20,8 +20,8 @@ def sight(means: Float[Tensor, "n 3"], view: View) -> Float[Tensor, "n 3"]:
     return torch.nn.functional.normalize(means - eye.to(means), dim=-1)
 
 
-def directional(rest: Float[Tensor, "n 3 3"], directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """RGB added by the three harmonics of degree one; `rest` is [splat, harmonic, channel]."""
+def directional(rest: Float[Tensor, "n 3 b"], directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n b"]:
+    """Colors added by the three harmonics of degree one; `rest` is [splat, harmonic, band]."""
     x, y, z = directions.unbind(-1)
     bases = SH_C1 * torch.stack([-y, z, -x], -1)
     return (bases[..., None] * rest).sum(1)

@@ -2,13 +2,14 @@
 
     light = gain * albedo * (sky * (0.6 + 0.4 n_z) + lit * max(n . s, 0)) / (sky + s_z) + haze
 
-albedo is the splat's colour decoded with the power 2.2 that the tone curve encodes with, n its normal, s the direction
-to the sun, lit whether the sun reaches it; level ground in the sun keeps its colour. 0.6 + 0.4 n_z is the light of an
-even sky and of ground that throws back a fifth (Liu and Jordan, 1963). Splats are blended as light, because a sensor's
-pixel adds up light, and the picture is encoded afterwards: blended as colours, bright roofs would have to be drawn too
-wide.
+albedo is the splat's colour decoded with the power 2.2 of displays, which images are coded for (`data.tone`), n its
+normal, s the direction to the sun, lit whether the sun reaches it; level ground in the sun keeps its colour.
+0.6 + 0.4 n_z is the light of an even sky and of ground that throws back a fifth (Liu and Jordan, 1963). Splats are
+blended as light, because a sensor's pixel adds up light, and the picture is encoded afterwards: blended as colours,
+bright roofs would have to be drawn too wide.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -16,24 +17,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from skyfall_ns.data.tone import GAMMA
+from skyfall_ns.data.tone import DISPLAY_GAMMA
 from skyfall_ns.models.appearance import Appearance, Reader
 
+FILL_LIGHT = 2.0  # times the sky light of the images: views from the side show more that is in shadow
 SKY_START = 0.3  # of the sun's light on a surface that faces it: clear air
 DARKEST = 1e-3  # light below this has no colour worth a gradient
 THINNEST = 1e-3  # alpha below this is nothing
+FAINT = 1 / 255  # alpha that no 8-bit picture shows
 
 Direction = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one image looks: log gain, haze and log sky light per channel, the image's embedding (None without one), and
-    the direction to its sun in the local frame (None: even light)."""
+    """How one image looks: log gain, haze and log sky light per band (1 or 3), the image's embedding (or None), and the
+    direction to its sun in the local frame (None: even light)."""
 
-    log_gain: Float[Tensor, "3"]
-    haze: Float[Tensor, "3"]
-    log_sky: Float[Tensor, "3"]
+    log_gain: Float[Tensor, "b"]
+    haze: Float[Tensor, "b"]
+    log_sky: Float[Tensor, "b"]
     embedding: Float[Tensor, "32"] | None
     sun: Direction | None
 
@@ -54,15 +57,19 @@ class Looks(nn.Module):
     whose mean look is the canonical one (None: all)."""
 
     def __init__(
-        self, suns: Sequence[Direction | None], reader: Reader | None, shown: Sequence[int] | None = None
+        self,
+        suns: Sequence[Direction | None],
+        reader: Reader | None,
+        shown: Sequence[int] | None = None,
+        bands: int = 3,
     ) -> None:
         super().__init__()
         n = len(suns)
         self.shown = tuple(range(n) if shown is None else shown)
         self.suns = tuple(suns)
-        self.log_gain, self.haze = nn.Parameter(torch.zeros(n, 3)), nn.Parameter(torch.zeros(n, 3))
-        self.log_sky = nn.Parameter(torch.full((n, 3), SKY_START).log())
-        self.appearance = None if reader is None else Appearance(n, reader)
+        self.log_gain, self.haze = nn.Parameter(torch.zeros(n, bands)), nn.Parameter(torch.zeros(n, bands))
+        self.log_sky = nn.Parameter(torch.full((n, bands), SKY_START).log())
+        self.appearance = None if reader is None else Appearance(n, reader, bands)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by optimizer."""
@@ -83,10 +90,24 @@ class Looks(nn.Module):
         mean = {name: torch.stack([look[name] for look in looks]).mean(0) for name in looks[0]}
         return replace(self.of(self.shown[0]), **mean, sun=sun)
 
+    def free(self) -> Look:
+        """The look of free views and exports: the canonical one under the mean sun of the images that are shown, with
+        FILL_LIGHT. Even light would amplify what images hardly show, such as walls in shadow."""
+        look = self.canonical(self.mean_sun())
+        return replace(look, log_sky=look.log_sky + math.log(FILL_LIGHT))
+
+    def mean_sun(self) -> Direction | None:
+        """The mean of the known directions to the sun of the images that are shown; None where none is known."""
+        known = [sun for image in self.shown if (sun := self.suns[image]) is not None]
+        if not known:
+            return None
+        x, y, z = torch.nn.functional.normalize(torch.tensor(known, dtype=torch.float64).sum(0), dim=0).tolist()
+        return x, y, z
+
 
 def sunlight(
-    normals: Float[Tensor, "n 3"] | None, lit: Float[Tensor, " n"] | None, sun: Direction, sky: Float[Tensor, "3"]
-) -> Float[Tensor, "n 3"]:
+    normals: Float[Tensor, "n 3"] | None, lit: Float[Tensor, " n"] | None, sun: Direction, sky: Float[Tensor, "b"]
+) -> Float[Tensor, "n b"]:
     """Light on surfaces relative to level ground in the sun; without normals all surfaces are level, without `lit` the
     sun reaches all."""
     direct = sun[2] if normals is None else (normals @ normals.new_tensor(sun)).clamp_min(0)
@@ -99,16 +120,16 @@ def sunlight(
 
 def encode(light: Tensor) -> Tensor:
     """Light to colours as pictures have them; linear below DARKEST, so that black keeps a gradient."""
-    above = light.clamp_min(DARKEST) ** (1 / GAMMA)
-    return above + (light - DARKEST).clamp_max(0) * (DARKEST ** (1 / GAMMA - 1) / GAMMA)
+    above = light.clamp_min(DARKEST) ** (1 / DISPLAY_GAMMA)
+    return above + (light - DARKEST).clamp_max(0) * (DARKEST ** (1 / DISPLAY_GAMMA - 1) / DISPLAY_GAMMA)
 
 
 def decode(colors: Tensor) -> Tensor:
     """Colours to light; negative ones are black."""
-    return colors.clamp_min(0) ** GAMMA
+    return colors.clamp_min(0) ** DISPLAY_GAMMA
 
 
-def seen(colors: Float[Tensor, "n 3"], light: Float[Tensor, "n 3"] | None, look: Look) -> Float[Tensor, "n 3"]:
+def seen(colors: Float[Tensor, "n b"], light: Float[Tensor, "n b"] | None, look: Look) -> Float[Tensor, "n b"]:
     """The light that comes from splats to a sensor with this look."""
     reflected = decode(colors)
     if light is not None:
@@ -116,10 +137,22 @@ def seen(colors: Float[Tensor, "n 3"], light: Float[Tensor, "n 3"] | None, look:
     return look.log_gain.exp() * reflected + look.haze
 
 
-def picture(light: Float[Tensor, "h w 3"], alpha: Float[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
-    """Blended light as colours, still multiplied by alpha."""
+def picture(light: Float[Tensor, "h w b"], alpha: Float[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
+    """Blended light as colours, still multiplied by alpha; one band is shown as gray."""
     cover = alpha[..., None]
-    return cover * encode(light / cover.clamp_min(THINNEST))
+    return (cover * encode(light / cover.clamp_min(THINNEST))).expand(-1, -1, 3)
+
+
+def behind(alpha: Float[Tensor, "h w 1"], background: Float[Tensor, "3"], bands: int) -> Float[Tensor, "h w 3"]:
+    """The background of each pixel. Gray scenes stay gray where they are thin: only behind nothing it has a hue."""
+    if bands == 3:
+        return background.expand(*alpha.shape[:2], 3)
+    return torch.where(alpha.detach() > FAINT, background[1:2], background)
+
+
+def in_bands(rgb: Float[Tensor, "h w 3"], bands: int) -> Float[Tensor, "h w b"]:
+    """A picture in a scene's bands: gray scenes compare one."""
+    return rgb if bands == 3 else rgb.mean(-1, keepdim=True)
 
 
 def normals_of(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3"]:

@@ -11,15 +11,24 @@ ROBUST_M = 2.0  # a surface error beyond this pulls no harder (it is an outlier,
 
 
 def photometric_loss(
-    pred: Float[Tensor, "h w 3"],
-    target: Float[Tensor, "h w 3"],
+    pred: Float[Tensor, "h w c"],
+    target: Float[Tensor, "h w c"],
     mask: Float[Tensor, "h w 1"] | None = None,
     ssim_weight: float = 0.2,
 ) -> Tensor:
-    """(1 - w) mean |pred - target| + w (1 - SSIM), both images black where the mask is 0 (3D Gaussian splatting)."""
+    """(1 - w) mean |pred - target| + w (1 - SSIM), both images black where the mask is 0 (3D Gaussian splatting).
+
+    A target of 1 is a lower bound (the sensor was saturated, or the tone curve ends there): values above it are as good
+    as equal, and have no gradient."""
+    pred = torch.where(target >= 1, pred.clamp_max(1), pred)
     if mask is not None:
         pred, target = pred * mask, target * mask
     return (1 - ssim_weight) * (pred - target).abs().mean() + ssim_weight * (1 - ssim(pred, target))
+
+
+def excess(colors: Float[Tensor, "n c"]) -> Tensor:
+    """Mean square of what colors have above 1: nothing reflects more light than a white surface."""
+    return (colors - 1).clamp_min(0).square().mean()
 
 
 def surface_loss(

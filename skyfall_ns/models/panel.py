@@ -23,7 +23,7 @@ class LookPanel(nn.Module):
     def chosen(self, looks: Looks) -> Look:
         """The look that the panel asks for."""
         first, second = (
-            looks.canonical() if choice.value == CANONICAL else looks.of(choice.options.index(choice.value) - 1)
+            looks.free() if choice.value == CANONICAL else looks.of(choice.options.index(choice.value) - 1)
             for choice in (self.first, self.second)
         )
         return first.towards(second, self.share.value)

@@ -35,8 +35,8 @@ def _padded(values: Float[Tensor, "h w"]) -> Float[Tensor, "h+2 w+2"]:
 
 
 def sharpened(
-    light: Float[Tensor, "h w 3"], lit: Float[Tensor, "h w"], drawn: Rendering, view: View, sun_map: SunMap, look: Look
-) -> Float[Tensor, "h w 3"]:
+    light: Float[Tensor, "h w b"], lit: Float[Tensor, "h w"], drawn: Rendering, view: View, sun_map: SunMap, look: Look
+) -> Float[Tensor, "h w b"]:
     """Blended light with the shadows of pixels in place of those of splats; `lit` is the splats' sunlight as it was
     blended, like `light` not divided by alpha. Gradients flow to the map, not to depths."""
     assert look.sun is not None

@@ -17,15 +17,15 @@ from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel, training_vie
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.models import losses
 from skyfall_ns.models.config import SkyfallModelConfig
-from skyfall_ns.models.densify import Densification
 from skyfall_ns.models.filter3d import SmoothingFilter, apply_filter
 from skyfall_ns.models.fit import fit_look
-from skyfall_ns.models.growth import growth_of
+from skyfall_ns.models.growth import growth_of, since_reset
 from skyfall_ns.models.harmonics import SH_C0, directional, sight
 from skyfall_ns.models.heights import SOLID, HeightTarget, draw_heights, height_m
 from skyfall_ns.models.home import HomeView
-from skyfall_ns.models.light import Direction, Look, encode, normals_of, picture, seen, sunlight
+from skyfall_ns.models.light import Direction, Look, behind, encode, in_bands, normals_of, picture, seen, sunlight
 from skyfall_ns.models.metrics import halves, image_scores
+from skyfall_ns.models.neighbors import Neighbors, color_losses
 from skyfall_ns.models.panel import LookPanel
 from skyfall_ns.models.pixel_shadows import sharpened
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
@@ -54,6 +54,7 @@ class SkyfallModel(SplatfactoModel):
         self.look = LookPanel(self.on_model.image_names)  # the viewer shows this name
         self.home = HomeView((self.on_model.scene.box_m - np.array(self.on_model.centre_m)) * self.on_model.scale)
         self.shadows = Shadows(self.on_model.scale)
+        self.neighbors = Neighbors(self.on_model.scale)
         views = training_views(self.on_model)
         self.shift = ImageShift(views) if self.config.pose_shift else None
         self.camera_optimizer: CameraOptimizer = self.config.camera_optimizer.setup(
@@ -88,8 +89,12 @@ class SkyfallModel(SplatfactoModel):
 
     @property
     def colors(self) -> Tensor:
-        """Canonical RGB of each splat, for the viewer and exports."""
-        return encode(self.seen_light(self.base_colors(), self.looks.canonical(), None)).clamp(0, 1)
+        """RGB of each splat in the look and the light of free views, for the viewer and exports."""
+        look = self.looks.free()
+        sun_map = self.sun_map(look, None)
+        lit = None if sun_map is None else sun_map.lit(self.means.detach())
+        light = self.seen_light(self.base_colors(), look, lit)
+        return encode(light).clamp(0, 1).expand(-1, 3)
 
     @property
     def shs_0(self) -> Tensor:
@@ -100,15 +105,15 @@ class SkyfallModel(SplatfactoModel):
     def shs_rest(self) -> Tensor:
         """The harmonics that change with the direction, for exports; looks have no part in them."""
         rest = self.gauss_params.get("features_rest")
-        return self.means.new_zeros(self.num_points, 0, 3) if rest is None else rest
+        return self.means.new_zeros(self.num_points, 0, 3) if rest is None else rest.expand(-1, -1, 3)
 
     @property
     def features_rest(self) -> Tensor:
         """The same under the host's name: its viewer evaluates every property, also where there are no harmonics."""
         return self.shs_rest
 
-    def base_colors(self, view: View | None = None) -> Float[Tensor, "n 3"]:
-        """RGB in even light, as a view sees it (None: from nowhere in particular)."""
+    def base_colors(self, view: View | None = None) -> Float[Tensor, "n b"]:
+        """Colors in even light, one band or three, as a view sees it (None: from nowhere in particular)."""
         colors = 0.5 + SH_C0 * self.features_dc
         if view is None or self.config.sh_degree == 0 or self.step < self.config.sh_degree_interval:
             return colors
@@ -174,7 +179,7 @@ class SkyfallModel(SplatfactoModel):
         bent = Gaussians(means, splats.quats, splats.scales, splats.opacities)
         draw = pick_rasterizer(self.means.device)
         drawn = draw(bent, colors if keep is None else colors[keep], view, absgrad=absgrad)
-        light = self.finished(drawn.color[..., :3], drawn, view, look, sun_map)
+        light = self.finished(drawn.color[..., : self.on_model.bands], drawn, view, look, sun_map)
         return replace(drawn, color=picture(light, drawn.alpha))
 
     def drawn_colors(self, view: View, look: Look, sun_map: SunMap | None, moves: float = 1.0) -> Float[Tensor, "n c"]:
@@ -184,16 +189,16 @@ class SkyfallModel(SplatfactoModel):
         return light if lit is None or not self.config.pixel_shadows else torch.cat([light, lit[:, None]], -1)
 
     def finished(
-        self, light: Float[Tensor, "h w 3"], drawn: Rendering, view: View, look: Look, sun_map: SunMap | None
-    ) -> Float[Tensor, "h w 3"]:
+        self, light: Float[Tensor, "h w b"], drawn: Rendering, view: View, look: Look, sun_map: SunMap | None
+    ) -> Float[Tensor, "h w b"]:
         """Blended light with the shadows of pixels, if they are on; `drawn` is a drawing of `drawn_colors`."""
         if sun_map is None or not self.config.pixel_shadows:
             return light
-        return sharpened(light, drawn.color[..., 3], drawn, view, sun_map, look)
+        return sharpened(light, drawn.color[..., self.on_model.bands], drawn, view, sun_map, look)
 
     def seen_light(
-        self, base: Float[Tensor, "n 3"], look: Look, lit: Float[Tensor, " n"] | None, moves: float = 1.0
-    ) -> Float[Tensor, "n 3"]:
+        self, base: Float[Tensor, "n b"], look: Look, lit: Float[Tensor, " n"] | None, moves: float = 1.0
+    ) -> Float[Tensor, "n b"]:
         """The light of splats with base colours under a look; `lit` is the sunlight on them (None: all of it), `moves`
         how much of the gradients turns splats."""
         light = None
@@ -244,11 +249,11 @@ class SkyfallModel(SplatfactoModel):
                 self.strategy.step_pre_backward(
                     self.gauss_params, self.optimizers, self.strategy_state, self.step - self.growth_began, self.info
                 )
-        background = self._get_background_color()
         alpha, depth = result.alpha[..., None], result.depth[..., None]
+        background = behind(alpha, self._get_background_color(), self.on_model.bands)
         rgb = result.color + (1 - alpha) * background
         if not self.training:
-            rgb, background = rgb.clamp(0, 1), background.expand(view.height, view.width, 3)
+            rgb = rgb.clamp(0, 1)
             depth = depth.where(alpha >= SOLID, (BEHIND if in_viewer(camera) else 1) * depth.max())
         return {"rgb": rgb, "depth": depth, "accumulation": alpha, "background": background}
 
@@ -262,7 +267,8 @@ class SkyfallModel(SplatfactoModel):
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
         """PSNR of the step's view and the number of splats."""
         with torch.no_grad():
-            error = ((outputs["rgb"] - batch["image"].to(self.device)) * batch["mask"].to(self.device)).square()
+            rgb = outputs["rgb"].clamp(0, 1)
+            error = ((rgb - batch["image"].to(self.device)) * batch["mask"].to(self.device)).square()
             psnr = -10 * torch.log10(error.sum() / (3 * batch["mask"].sum()).clamp_min(1) + 1e-12)
         return {"psnr": psnr, "gaussian_count": self.num_points}
 
@@ -270,14 +276,16 @@ class SkyfallModel(SplatfactoModel):
         self, outputs: dict[str, Tensor], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
         """Photometric loss, and the surface's terms at their steps."""
-        target, mask = batch["image"].to(self.device), batch["mask"].to(self.device)
-        loss = {"photometric": losses.photometric_loss(outputs["rgb"], target, mask, self.config.ssim_lambda)}
+        pred, target = (in_bands(rgb, self.on_model.bands) for rgb in (outputs["rgb"], batch["image"].to(self.device)))
+        mask = batch["mask"].to(self.device)
+        loss = {"photometric": losses.photometric_loss(pred, target, mask, self.config.ssim_lambda)}
         if not self.training:
             return loss
         if self.shift is not None:
             loss["shift"] = self.config.pose_shift_weight * self.shift.prior()
         if self.step % self.config.surface_every == 0:
             loss |= self.surface_losses()
+        loss |= color_losses(self.gauss_params, self.base_colors(), self.neighbors, self.config, self.step)
         return loss | self.opacity_losses() | self.shear_losses()
 
     def opacity_losses(self) -> dict[str, Tensor]:
@@ -286,20 +294,14 @@ class SkyfallModel(SplatfactoModel):
         if config.entropy_weight:
             opacities = self.opacities.squeeze(-1).sigmoid()
             visible = self.info["radii"][0] > 0
-            weight = losses.entropy_weight(config.entropy_weight, self._since_reset())
+            weight = losses.entropy_weight(
+                config.entropy_weight, since_reset(self.strategy, self.step - self.growth_began)
+            )
             loss["entropy"] = weight * losses.opacity_entropy(opacities[visible])
         if config.sparsity_weight:
             opacities = self.opacities.sigmoid()
             loss["sparsity"] = config.sparsity_weight * losses.sparsity(opacities, self.started_with)
         return loss
-
-    def _since_reset(self) -> float:
-        """Steps since the last opacity reset; infinite before the first one, and where growth makes none."""
-        if not isinstance(self.strategy, Densification):
-            return math.inf
-        step, every = self.step - self.growth_began, self.strategy.reset_every
-        resets = min(step, self.strategy.refine_stop_iter - 1) // every
-        return step - resets * every if resets > 0 else math.inf
 
     def shear_losses(self) -> dict[str, Tensor]:
         """Agreement of the step's view with itself tilted; empty where the weight is 0."""
@@ -380,11 +382,12 @@ class SkyfallModel(SplatfactoModel):
         self, camera: Cameras, target: Float[Tensor, "h w 3"], mask: Float[Tensor, "h w 1"]
     ) -> Float[Tensor, "h w 3"]:
         """A view with the look that suits a picture best where the mask is 1; geometry has no part in it."""
-        view, background = view_of(camera), self._get_background_color()
+        view = view_of(camera)
 
         def draw(look: Look) -> Tensor:
             drawn = self.render(view, look=look)
-            return drawn.color + (1 - drawn.alpha[..., None]) * background
+            alpha = drawn.alpha[..., None]
+            return drawn.color + (1 - alpha) * behind(alpha, self._get_background_color(), self.on_model.bands)
 
         look = fit_look(draw, self.looks.canonical(sun_of(camera)), target, mask)
         return draw(look).detach().clamp(0, 1)

@@ -34,9 +34,10 @@ def start_parameters(
     opacity = config.start_opacity
     if opacity is None:
         opacity = OPACITY if len(on_model.image_names) >= MANY_VIEWS else FEW_OPACITY
-    start = start_splats(xyz, rgb, normals, config.start_scale * on_model.point_spacing_m * on_model.scale, opacity)
+    size = config.start_scale * on_model.point_spacing_m * on_model.scale
+    start = start_splats(xyz, rgb[:, : on_model.bands], normals, size, opacity)
     if config.sh_degree:
-        start["features_rest"] = xyz.new_zeros(len(xyz), 3, 3, dtype=torch.float32)
+        start["features_rest"] = xyz.new_zeros(len(xyz), 3, on_model.bands, dtype=torch.float32)
     if config.appearance != "light":
         start["embeddings"] = start_embeddings(start["means"])
     return start
@@ -47,11 +48,12 @@ def start_looks(on_model: SceneOnModel, config: SkyfallModelConfig) -> Looks:
     names = on_model.image_names
     shown = matching(names, config.canonical, "--pipeline.model.canonical", on_model.scene)
     reader = None if config.appearance == "light" else config.appearance
-    return Looks(on_model.suns, reader, [image for image, name in enumerate(names) if name in shown])
+    shown_images = [image for image, name in enumerate(names) if name in shown]
+    return Looks(on_model.suns, reader, shown_images, on_model.bands)
 
 
 def start_splats(
-    xyz: Float[Tensor, "n 3"], rgb: UInt8[Tensor, "n 3"], normals: Float[Tensor, "n 3"], size: float, opacity: float
+    xyz: Float[Tensor, "n 3"], rgb: UInt8[Tensor, "n b"], normals: Float[Tensor, "n 3"], size: float, opacity: float
 ) -> dict[str, Tensor]:
     """Raw parameters (log scales, logit opacities) of one splat per point.
 

@@ -79,7 +79,7 @@ class SkyfallPipeline(VanillaPipeline):
     def forget(self) -> None:
         """Drop what is kept between steps but not in checkpoints, so that a run goes on from each as one that starts
         there."""
-        for keeper in (self.model.shadows, self.model.smoothing, self.depth):
+        for keeper in (self.model.shadows, self.model.smoothing, self.model.neighbors, self.depth):
             if keeper is not None:
                 keeper.forget()
 

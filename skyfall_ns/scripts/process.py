@@ -44,6 +44,9 @@ class Images:
     """Names (without .tif) or globs of images to hold out of training."""
     sun: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=AZIMUTH,ELEVATION ...")] = ()
     """Where the sun stood, where files do not tell: degrees from true north and above the horizon, per name or glob."""
+    gamma: float | None = None
+    """Brightness of the scene's images: value ** (1 / gamma) after a linear stretch. By default 2.2; for
+    images of 8 bits, which may be ready for display, what brings their median to mid-gray, at least 1."""
     force: bool = False
     """Replace the scene folder if it exists."""
 
@@ -61,6 +64,7 @@ class Images:
             points=self.points,
             test_images=self.test_images,
             suns=self.sun,
+            gamma=self.gamma,
         )
         inputs = [*self.images, *([self.aoi] if self.aoi else [])]
         with _Steps() as steps, new_folder(self.output_dir, self.force, inputs) as folder:

@@ -119,15 +119,16 @@ def test_cameras_are_the_adjusted_rpcs(true):
         assert camera.fit_px[1] < 1e-4 and image.camera["model"] == "quadratic"
 
 
-def test_masks_leave_out_no_data_saturation_and_what_is_not_above_the_area(true):
+def test_masks_leave_out_no_data_and_what_is_not_above_the_area_but_saturation_is_white(true):
     folder, prepared = true
     scene = prepared.scene
     image = scene.images[0]
     mask = cv2.imread(str(folder / image.mask), cv2.IMREAD_UNCHANGED)
     assert mask.shape == (image.height, image.width) and set(np.unique(mask)) == {0, 255}
     col, row = image.crop_px
-    assert not mask[60 - row : 70 - row, 60 - col : 70 - col].any() and not mask[100 - row, 100 - col]
-    assert mask[99 - row, 100 - col] and mask[71 - row, 71 - col]
+    assert not mask[60 - row : 70 - row, 60 - col : 70 - col].any()
+    assert mask[100 - row, 100 - col] and mask[71 - row, 71 - col]
+    assert image.tone.apply(np.array([4095])) == 1
     for other, border in ((image, BORDER_M), (scene.images[3], 0.0)):  # held-out images are scored on the area itself
         mask = cv2.imread(str(folder / other.mask), cv2.IMREAD_UNCHANGED)
         camera = camera_from_dict(other.camera)

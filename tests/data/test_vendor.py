@@ -60,7 +60,7 @@ def test_windows_hold_the_files_numbers(tmp_path):
     whole = read_crop(image, np.array([[-50.0, -50], [1000, 1000]]), 0)
     assert whole.size == (SIZE, SIZE)
     np.testing.assert_array_equal(crop.dn, whole.dn[46:125, 26:105])
-    assert crop.valid.all() and not crop.saturated.any()
+    assert crop.valid.all() and not crop.saturated.any() and crop.full_well == np.inf
 
 
 def test_colours_are_found_by_their_names(tmp_path):
@@ -81,7 +81,7 @@ def test_no_data_and_saturation(tmp_path):
     paths = [write_vendor(tmp_path / f"{n}.tif", dn, vendor_rpc(LEAN)) for n in "ab"]
     crop = read_crop(open_images(paths)[0], np.array([[0.0, 0], [59, 59]]), 0)
     assert not crop.valid[:10].any() and crop.valid[10:].all()
-    assert np.argwhere(crop.saturated).tolist() == [[20, 20]]
+    assert np.argwhere(crop.saturated).tolist() == [[20, 20]] and crop.full_well == 4095
 
 
 def test_saturation_is_the_top_of_a_sensors_bits():

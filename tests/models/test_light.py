@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from skyfall_ns.data.tone import DISPLAY_GAMMA
 from skyfall_ns.models.fit import fit_look
-from skyfall_ns.models.light import DARKEST, GAMMA, Looks, decode, encode, normals_of, picture, seen, sunlight
+from skyfall_ns.models.light import DARKEST, Looks, decode, encode, normals_of, picture, seen, sunlight
 
 SUN = (0.6, 0.0, 0.8)
 SKY = torch.tensor([0.2, 0.3, 0.4])
@@ -31,7 +32,7 @@ def test_gamma_code_is_undone_and_black_keeps_a_gradient():
     torch.testing.assert_close(encode(decode(colors)), colors)
     dark = torch.tensor([0.0, -0.01, DARKEST / 2], requires_grad=True)
     encode(dark).sum().backward()
-    slope = DARKEST ** (1 / GAMMA - 1) / GAMMA
+    slope = DARKEST ** (1 / DISPLAY_GAMMA - 1) / DISPLAY_GAMMA
     torch.testing.assert_close(dark.grad, torch.full((3,), slope))
     near = encode(torch.tensor([DARKEST * (1 - 1e-3), DARKEST * (1 + 1e-3)]))
     assert near[1] - near[0] == pytest.approx(2e-3 * DARKEST * slope, rel=0.02)  # no jump
@@ -70,6 +71,13 @@ def test_the_canonical_look_is_the_mean_of_the_images_that_are_shown():
         torch.testing.assert_close(value, (looks.of(1).tensors()[name] + looks.of(2).tensors()[name]) / 2)
 
 
+def test_free_views_are_lit_by_the_mean_sun_of_the_images_that_are_shown():
+    looks = Looks([SUN, (0.0, 0.6, 0.8), None, (0.0, 0.0, 1.0)], None, shown=(0, 1, 2))
+    length = math.hypot(0.6, 0.6, 1.6)
+    assert looks.free().sun == pytest.approx((0.6 / length, 0.6 / length, 1.6 / length))
+    assert Looks([None, SUN], None, shown=(0,)).free().sun is None
+
+
 def test_normals_are_the_third_axes():
     half = math.sqrt(0.5)
     quats = torch.tensor([[1.0, 0, 0, 0], [2 * half, 0, 2 * half, 0], [half, half, 0, 0]])  # turned about y, about x
@@ -97,7 +105,7 @@ def test_a_look_is_found_again_from_half_a_picture():
 def test_half_a_white_pixel_is_as_bright_as_a_sensor_says():
     """Half of the light of white over black is 0.73 of white in a picture, not 0.5."""
     white = torch.ones(1, 1, 3)
-    torch.testing.assert_close(picture(0.5 * white, torch.ones(1, 1)), 0.5 ** (1 / GAMMA) * white)
+    torch.testing.assert_close(picture(0.5 * white, torch.ones(1, 1)), 0.5 ** (1 / DISPLAY_GAMMA) * white)
     torch.testing.assert_close(picture(0.5 * white, torch.full((1, 1), 0.5)), 0.5 * white)  # half of a white thing
     nothing = picture(torch.zeros(1, 1, 3), torch.zeros(1, 1))
     assert torch.equal(nothing, torch.zeros(1, 1, 3))

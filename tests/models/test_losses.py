@@ -32,6 +32,25 @@ def test_masked_pixels_pull_nowhere():
     assert pred.grad[:, 12:].abs().max() > 0
 
 
+def test_saturated_targets_are_lower_bounds():
+    pred, target = images()
+    target[10:20, 5:15] = 1.0
+    pred[10:15, 5:15], pred[15:20, 5:15] = 1.7, 0.4
+    clipped = torch.where(target == 1, pred.clamp(max=1), pred)
+    expected = 0.8 * (clipped - target).abs().mean() + 0.2 * (1 - ssim(clipped, target))
+    pred.requires_grad_()
+    loss = losses.photometric_loss(pred, target)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert pred.grad[10:15, 5:15].abs().max() == 0  # brighter than the sensor can tell
+    assert pred.grad[15:20, 5:15].max() < 0  # darker: pulled up
+    white = torch.ones(40, 30, 3)
+    assert losses.photometric_loss(2 * white, white).item() == pytest.approx(0, abs=1e-4)
+    half = white.clone()
+    half[..., 1:] = 0.5  # only the bands that are saturated are bounds
+    assert losses.photometric_loss(2 * white, half, ssim_weight=0.0).item() == pytest.approx(1.0)
+
+
 def test_surface_loss_is_robust_and_weighted():
     surface = torch.zeros(4, 4)
     height = torch.zeros(4, 4)

@@ -14,9 +14,10 @@ from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 from skyfall_ns.data.scene import Scene
 from skyfall_ns.errors import SceneError, TrainingError
 from skyfall_ns.method_configs import skyfall
+from skyfall_ns.models.growth import since_reset
 from skyfall_ns.models.harmonics import SH_C0
 from skyfall_ns.models.heights import FEW_PULL, MANY_VIEWS, NEAR_M, draw_heights
-from skyfall_ns.models.light import encode
+from skyfall_ns.models.light import FILL_LIGHT, encode
 from skyfall_ns.models.panel import CANONICAL
 from skyfall_ns.models.skyfall import SkyfallModel
 from skyfall_ns.models.start import FEW_OPACITY
@@ -198,14 +199,14 @@ def test_entropy_rests_only_after_resets_that_growth_makes(model):
     model.grow_from(0, config)
     for step_number, since in ((0, math.inf), (199, math.inf), (200, 0), (399, 199), (450, 50), (650, 250)):
         model.step = step_number
-        assert model._since_reset() == since, step_number
+        assert since_reset(model.strategy, model.step - model.growth_began) == since, step_number
     model.grow_from(1000, config)  # a window that begins later counts its own steps
     for step_number, since in ((1199, math.inf), (1200, 0), (1650, 250)):
         model.step = step_number
-        assert model._since_reset() == since, step_number
+        assert since_reset(model.strategy, model.step - model.growth_began) == since, step_number
     config.growth = "relocate"
     model.grow_from(0, config)
-    assert model._since_reset() == math.inf
+    assert since_reset(model.strategy, model.step - model.growth_began) == math.inf
 
 
 def test_a_scene_too_faint_to_be_seen_has_collapsed_too(model):
@@ -319,6 +320,7 @@ def test_without_a_surface_or_weight_nothing_pulls(model):
 def test_canonical_colours_are_what_exports_write(model):
     with torch.no_grad():
         model.looks.log_gain[0] = 0.3
+    model.looks.suns = (None,) * len(model.looks.suns)
     torch.testing.assert_close(model.shs_0 * SH_C0 + 0.5, model.colors)
     mean = math.exp(0.3 / len(model.looks.log_gain)) ** (1 / 2.2)
     expected = (mean * model.base_colors()).clamp(0, 1)
@@ -332,9 +334,15 @@ def test_exports_and_free_views_show_the_images_that_are_chosen(city_scene):
     model = set_up(city_scene, canonical=(name,)).model.eval()
     with torch.no_grad():
         model.looks.log_gain[1] = 0.3
-        look, view = replace(model.looks.of(1), sun=None), view_of(viewer_camera())
-        torch.testing.assert_close(model.colors, encode(model.seen_light(model.base_colors(), look, None)).clamp(0, 1))
-        torch.testing.assert_close(model.render(view).color, model.render(view, look=look).color)
+        one, view = model.looks.of(1), view_of(viewer_camera())
+        look = replace(one, log_sky=one.log_sky + math.log(FILL_LIGHT))
+        sunlight = model.sun_map(look, None).lit(model.means)
+        assert sunlight.min() < 0.1 < 0.9 < sunlight.max()  # exports have the shadows of free views
+        light = model.seen_light(model.base_colors(), look, sunlight)
+        torch.testing.assert_close(model.colors, encode(light).clamp(0, 1))
+        torch.testing.assert_close(
+            model.render(view, look=model.looks.free()).color, model.render(view, look=look).color
+        )
 
 
 def test_a_canonical_look_of_no_image_is_refused(city_scene):
@@ -361,7 +369,7 @@ def viewer_camera() -> Cameras:
 def test_the_viewers_panel_decides_on_the_look(model):
     model.eval()
     names, view = model.on_model.image_names, view_of(viewer_camera())
-    wanted = {CANONICAL: model.looks.canonical(), names[0]: model.looks.of(0), names[2]: model.looks.of(2)}
+    wanted = {CANONICAL: model.looks.free(), names[0]: model.looks.of(0), names[2]: model.looks.of(2)}
     pictures = []
     with torch.no_grad():
         for name, look in wanted.items():
@@ -409,7 +417,7 @@ def test_free_pinholes_agree_with_the_nadir_view(model):
     camera = Cameras(pose[None], distance / cell, distance / cell, n / 2, n / 2, n, n)
     with torch.no_grad():
         free = model.get_outputs(camera)
-        parallel = model.render(nadir_view(-n / 2 * cell, n / 2 * cell, cell, n, n))
+        parallel = model.render(nadir_view(-n / 2 * cell, n / 2 * cell, cell, n, n), look=model.looks.free())
     inside = parallel.alpha > 0.8
     assert inside.float().mean() > 0.5
     torch.testing.assert_close(free["accumulation"][..., 0], parallel.alpha, atol=0.05, rtol=0)

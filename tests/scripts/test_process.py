@@ -60,11 +60,12 @@ def call(monkeypatch, capsys):
 
 def test_images_to_a_scene(call, images, tmp_path):
     arguments = ("images", "--images", *images, "--output-dir", tmp_path / "scene", *SQUARE, "--points", "sparse")
-    code, out, err = call(*arguments, "--test-images", "view_2", "--camera", "affine")
+    code, out, err = call(*arguments, "--test-images", "view_2", "--camera", "affine", "--gamma", "1.5")
     assert code == 0 and err == ""
     scene = Scene.load(tmp_path / "scene")
     assert [i.split for i in scene.images] == ["train", "test", "train"]
     assert {i.camera["model"] for i in scene.images} == {"affine"}
+    assert {i.tone.gamma for i in scene.images} == {1.5}
     assert "Finding tie points" in out and "px after" in out and f"ns-train skyfall --data {tmp_path / 'scene'}" in out
     assert json.loads((tmp_path / "scene/report.json").read_text())["points"]["count"] > 100
     assert sorted(p.name for p in tmp_path.iterdir()) == ["raw", "scene"]
@@ -122,6 +123,7 @@ BAD = {
     "size alone": (lambda f: [], ("--size", 60), "--center LON LAT and --size METRES belong together"),
     "heights outside": (lambda f: [], ("--height-range", 50, 5000), "leaves the RPCs' range of 0 to 200 m"),
     "heights inverted": (lambda f: [], ("--height-range", 150, 50), "is empty"),
+    "no gamma": (lambda f: [], ("--gamma", 0), "--gamma 0 is not a positive number"),
     "no polygon": (lambda f: [], ("--aoi", "GEOJSON"), "is not a GeoJSON polygon"),
     "no such test image": (lambda f: [], ("--test-images", "summer*"), "--test-images summer* matches none"),
     "a flag twice": (lambda f: [], ("--sun", "a=90,45", "--sun", "b=90,45"), "--sun is given 2 times"),
