@@ -10,7 +10,7 @@ cell: the feet of walls are hidden from one side, and views that see a wall inst
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -45,7 +45,8 @@ class Sweep:
     """One pass over all heights; `p1` and `p2` are the penalties (1/100) of small and large height steps. Cells are
     `coarser` times as wide as the surface's, and one height step moves the widest pair's match by `step_px`. Patches
     smaller than `patch_m2` that stand apart from all around them are mistakes, `confirmations` of its views make a
-    height matched (a share of those that look, at least two), and heights are medians of `median_cells` square."""
+    height matched (a share of those that look, at least two), and heights are medians of `median_cells` square.
+    `sigma_scale` calibrates their sigma."""
 
     matching: Matching
     p1: int
@@ -55,11 +56,12 @@ class Sweep:
     patch_m2: float = 0.0
     median_cells: int = 1
     confirmations: float = 0.5
+    sigma_scale: float = 1.0
 
 
 # noise is the enemy: patches below 20 m² were wrong by 16 and 22 m on average (Kahramanmaraş, two pairs), even where
 # views agreed well
-FEW = (Sweep(Matching(window=7, best_share=0.4), 5, 150, 0.15, patch_m2=20.0, median_cells=3),)
+FEW = (Sweep(Matching(window=7, best_share=0.4), 5, 150, 0.15, patch_m2=20.0, median_cells=3, sigma_scale=1.3),)
 _MATCHING = Matching(window=3, best_share=0.4, hue_weight=1.0, height_price=0.6)
 MANY = (  # many pairs average noise away: edges stay sharp
     Sweep(Matching(window=3, best_share=0.5, hue_weight=0.5, height_price=0.2), 15, 80, 0.9, coarser=2, patch_m2=6.0),
@@ -216,10 +218,10 @@ def _sweep(views: MatchingImages, pairs, grid: Grid, base, range_m, step_m: floa
     needed = max(2, round(sweep.confirmations * len(views.cameras)))
     cells = round(sweep.patch_m2 / grid.resolution_m**2)
     judged = judge(height, confirmations, shown, shown_from, bright, needed, cells, grid.resolution_m)
-    judged = Judged(cv2.medianBlur(judged.height_m, sweep.median_cells), judged.source)
+    judged = replace(judged, height_m=cv2.medianBlur(judged.height_m, sweep.median_cells))
     confidence = _confidence(volume.cost, index, sweep.matching.height_price * step_m)
-    sigma = height_sigma_m(total, index, step_m, apart, judged, grid.resolution_m)
-    return _Found(judged, confidence, sigma)
+    sigma = height_sigma_m(total, index, step_m, apart, judged)
+    return _Found(judged, confidence, np.float32(sweep.sigma_scale) * sigma)
 
 
 def _texture(views: MatchingImages, warps: Sequence[PlaneWarp], height_m, cell_m: float):

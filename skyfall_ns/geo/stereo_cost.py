@@ -155,9 +155,7 @@ def _split(warped, layers, valid):
 
 
 @njit(nogil=True, cache=True)
-def _level(
-    gray, valid, hues, visible_m, low_m, high_m, height_m, pairs, window, share, hue_weight, price, cost, shown
-):
+def _level(gray, valid, hues, visible_m, low_m, high_m, height_m, pairs, window, share, hue_weight, price, cost, shown):
     """Costs of one height: `gray` "v h+2r w+2r" is padded by the window's radius r, `hues` are "v k h w".
 
     Row by row, from the first to the last cell where the height is tried, so that everything stays in the first caches,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float32, Int, UInt8
 from numpy import ndarray
 from scipy.ndimage import distance_transform_edt, minimum_filter
 
@@ -29,10 +29,12 @@ GROWTH_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Judged:
-    """A surface whose holes are filled: heights above the base everywhere, and what each is (source)."""
+    """A surface whose holes are filled: heights above the base everywhere, what each is (source), and how high its rim is
+    from the lowest to the highest cell (0 for matched cells)."""
 
     height_m: Float32[ndarray, "h w"]
-    source: Int[ndarray, "h w"]
+    source: UInt8[ndarray, "h w"]
+    rim_m: Float32[ndarray, "h w"]
 
 
 def judge(
@@ -69,14 +71,14 @@ def judge(
 
 def _filled(height_m, matched, bright, shown_from_m, cell_m: float) -> Judged:
     """Holes filled from their rims; what no two images show at such a height is unknown."""
-    _, lower, _, middle = rim_heights(height_m, matched, cell_m)
+    lowest, lower, highest, middle = rim_heights(height_m, matched, cell_m)
     lower = np.where(bright, middle, lower)
     ground = ground_near(height_m, matched, cell_m)
     known = matched | (np.isfinite(lower) & (shown_from_m <= ground + ABOVE_GROUND_M))
     height = np.where(np.isfinite(lower), lower, ground).astype(np.float32)
     height = np.where(matched, height, cv2.medianBlur(height, 5))
     source = np.where(matched, MATCHED, np.where(known, FILLED, UNKNOWN)).astype(np.uint8)
-    return Judged(height.astype(np.float32), source)
+    return Judged(height.astype(np.float32), source, np.nan_to_num(highest - lowest))
 
 
 def ground_near(
