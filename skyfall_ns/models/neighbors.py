@@ -4,13 +4,11 @@ The loss is weak: where images determine a color, their gradients are many times
 only gradient, and Adam, whose steps do not depend on a gradient's size, follows it alone.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy.spatial import cKDTree
-from torch import Tensor
+from scipy.spatial import KDTree
+from torch import Tensor, nn
 
 from skyfall_ns.models.config import SkyfallModelConfig
 from skyfall_ns.models.light import normals_of
@@ -47,7 +45,7 @@ def nearest(means_m: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Int
     """Indices of the COUNT Gaussians that are nearest in place and normal, itself not among them."""
     places = torch.cat([means_m, NORMAL_M * normals], -1).cpu().numpy()
     count = min(COUNT, len(places) - 1)
-    found = cKDTree(places, balanced_tree=False).query(places, count + 1, workers=-1)[1]
+    found = KDTree(places, balanced_tree=False).query(places, count + 1, workers=-1)[1]
     return torch.from_numpy(_without_self(found)).to(means_m.device)
 
 
@@ -68,7 +66,7 @@ def roughness(values: Float[Tensor, "n c"], neighbors: Int64[Tensor, "n k"], ste
 
 
 def color_losses(
-    gaussians: Mapping[str, Tensor],
+    gaussians: nn.ParameterDict,
     colors: Float[Tensor, "n c"],
     neighbors: Neighbors,
     config: SkyfallModelConfig,
