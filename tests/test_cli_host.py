@@ -110,8 +110,8 @@ def test_dsm_export_writes_its_evidence(trained, tmp_path):
     assert height.transform == mask.transform == sigma.transform
 
 
-def test_dsm_export_into_a_folder_is_one_message(trained, tmp_path):
-    result = run("skyfall-export", "dsm", "--load-config", trained, "--output", tmp_path / "dsm.tif",
+def test_dsm_export_into_a_folder_is_one_message(tmp_path):
+    result = run("skyfall-export", "dsm", "--load-config", tmp_path / "config.yml", "--output", tmp_path / "dsm.tif",
                  "--mask", tmp_path, check=False)  # fmt: skip
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert result.stderr == f"Error: --mask {tmp_path} is a folder. Give the name of a file in it.\n"

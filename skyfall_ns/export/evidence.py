@@ -8,7 +8,7 @@ from numpy import ndarray
 
 from skyfall_ns.dataparsers.skyfall_dataparser import ModelSurface
 from skyfall_ns.export.dsm import Dsm
-from skyfall_ns.export.sigma import combined_sigma_m, move_m
+from skyfall_ns.export.sigma import combined_sigma_m
 from skyfall_ns.export.surface_lookup import SurfaceSamples, sample_surface
 from skyfall_ns.export.view_heights import TrainedScene, render_view_depths, spread_over_views_m
 from skyfall_ns.geo.frame import LocalFrame
@@ -44,5 +44,5 @@ def dsm_sigma_m(model: TrainedScene, evidence: DsmEvidence) -> Float[ndarray, "h
     """Standard deviation of a DSM's heights, meters; NaN where the surface or the DSM has none (see `export.sigma`)."""
     surface, height = evidence.surface, evidence.xyz_m[..., 2]
     spread = spread_over_views_m(render_view_depths(model), evidence.xyz_m, model.on_model)
-    sigma = combined_sigma_m(surface.sigma_m, move_m(height, surface.lowest_m, surface.highest_m), spread)
+    sigma = combined_sigma_m(surface.sigma_m, np.abs(height - surface.height_m), spread)
     return np.where(evidence.has_height, sigma, np.nan)

@@ -12,31 +12,26 @@ from jaxtyping import Float
 from numpy import ndarray
 
 HIDDEN_M = 2.0  # a view that sees something so much higher on its way to a cell does not see the cell
-SIGMA_PER_MEDIAN = 1.4826  # standard deviation of a normal distribution by its median absolute deviation
+LARGEST_M = 2.0  # a view that looks past an edge may see the street far below: no difference counts for more
 
 
 def view_spread_m(above_m: Float[ndarray, "v *n"]) -> Float[ndarray, "*n"]:
-    """Robust spread of the heights at which views see cells, about the cells' own; NaN where no view sees them.
+    """Root mean square of the differences between cells' heights and those at which views see them, each at most
+    LARGEST_M; NaN where no view sees a cell.
 
     `above_m` is how much higher than a cell each view sees the scene in its place (NaN: the view shows nothing there).
     What is seen far below counts as seen: the view looks through the cell.
     """
-    seen = np.where(above_m <= HIDDEN_M, np.abs(above_m), np.nan)
+    seen = np.where(above_m <= HIDDEN_M, np.minimum(np.abs(above_m), LARGEST_M), np.nan)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # medians of nothing are NaN
-        return SIGMA_PER_MEDIAN * np.nanmedian(seen, axis=0)
-
-
-def move_m(
-    height_m: Float[ndarray, "*n"], lowest_m: Float[ndarray, "*n"], highest_m: Float[ndarray, "*n"]
-) -> Float[ndarray, "*n"]:
-    """How far heights lie outside the range of the surface's heights around them; 0 inside, NaN without a surface."""
-    return np.maximum(0.0, np.maximum(lowest_m - height_m, height_m - highest_m))
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing are NaN
+        return np.sqrt(np.nanmean(np.square(seen), axis=0))
 
 
 def combined_sigma_m(
     surface_sigma_m: Float[ndarray, "*n"], move_m: Float[ndarray, "*n"], spread_m: Float[ndarray, "*n"]
 ) -> Float[ndarray, "*n"]:
-    """Sigma of exported heights; the surface's and the move alone where no view sees a cell (spread NaN), and NaN where
-    the surface has none: views of one trained scene agree on what nothing measured."""
+    """Sigma of exported heights that lie `move_m` from the surface's. Where no view sees a cell (spread NaN) it is that
+    of surface and move alone, and NaN where the surface has none: views of one trained scene agree on what nothing
+    measured."""
     return np.hypot(np.maximum(surface_sigma_m, move_m), np.nan_to_num(spread_m))

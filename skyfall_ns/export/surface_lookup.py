@@ -11,35 +11,30 @@ from skyfall_ns.dataparsers.skyfall_dataparser import ModelSurface
 
 @dataclass(frozen=True)
 class SurfaceSamples:
-    """The surface at given places: source of the nearest cell (0 unknown, 1 matched, 2 filled; 0 outside), sigma
-    between the four cells around (meters), and the range of their heights (local meters). NaN: unknown."""
+    """The surface at given places: source (0 unknown, 1 matched, 2 filled; 0 outside) and height (local meters) of the
+    nearest cell, and sigma between the four cells around (meters). NaN: unknown."""
 
     source: UInt8[ndarray, "*n"]
+    height_m: Float[ndarray, "*n"]
     sigma_m: Float[ndarray, "*n"]
-    lowest_m: Float[ndarray, "*n"]
-    highest_m: Float[ndarray, "*n"]
 
 
 def sample_surface(surface: ModelSurface, x_m: Float[ndarray, "*n"], y_m: Float[ndarray, "*n"]) -> SurfaceSamples:
-    """Look up local positions: the source of the nearest cell, and sigma bilinearly between cells that have one. Where
-    the nearest cell has none, there is none."""
+    """Look up local positions: source and height of the nearest cell, and sigma bilinearly between cells that have one.
+    Where the nearest cell has no sigma, there is none."""
     column = (x_m - surface.x_min_m) / surface.resolution_m - 0.5
     row = (surface.y_max_m - y_m) / surface.resolution_m - 0.5
-    source = _cells(surface.source, np.rint(row), np.rint(column), 0)
-    sigma_of_nearest = _cells(surface.sigma_m, np.rint(row), np.rint(column), np.nan)
-    lowest, highest = np.full(row.shape, np.inf), np.full(row.shape, -np.inf)
+    nearest = np.rint(row), np.rint(column)
+    source, height = _cells(surface.source, *nearest, 0), _cells(surface.height_m, *nearest, np.nan)
     total, weights = np.zeros(row.shape), np.zeros(row.shape)
     for r in (np.floor(row), np.floor(row) + 1):
         for c in (np.floor(column), np.floor(column) + 1):
-            height = _cells(surface.height_m, r, c, np.nan)
-            lowest, highest = np.fmin(lowest, height), np.fmax(highest, height)
             sigma = _cells(surface.sigma_m, r, c, np.nan)
             weight = np.where(np.isfinite(sigma), (1 - np.abs(row - r)) * (1 - np.abs(column - c)), 0.0)
             total, weights = total + weight * np.nan_to_num(sigma), weights + weight
-    known = np.isfinite(sigma_of_nearest)
+    known = np.isfinite(_cells(surface.sigma_m, *nearest, np.nan))
     sigma = np.divide(total, weights, out=np.full(row.shape, np.nan), where=known)
-    found = lowest <= highest
-    return SurfaceSamples(source, sigma, np.where(found, lowest, np.nan), np.where(found, highest, np.nan))
+    return SurfaceSamples(source, height, sigma)
 
 
 def _cells(layer: ndarray, row: ndarray, column: ndarray, outside: float) -> ndarray:

@@ -63,7 +63,7 @@ def height_above_m(seen: ViewDepth, xyz_m: Float[ndarray, "n 3"], on_model: Scen
 def spread_over_views_m(
     views: Sequence[ViewDepth], xyz_m: Float[ndarray, "h w 3"], on_model: SceneOnModel
 ) -> Float[ndarray, "h w"]:
-    """How much the views disagree with cells (local meters) about their heights: a robust standard deviation."""
+    """How much the views disagree with cells (local meters) about their heights (see `view_spread_m`)."""
     cells = xyz_m.reshape(-1, 3)
     spread = np.zeros(len(cells))
     for start in range(0, len(cells), CELLS_AT_ONCE):

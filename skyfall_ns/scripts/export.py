@@ -28,7 +28,6 @@ class Dsm:
     """Cell size in metres."""
     crs: str | None = None
     """Target CRS, such as EPSG:32637; by default the scene's own."""
-
     unmatched: Literal["fill", "nodata"] = "fill"
     """Cells that are not matched in the scene's stereo surface: with the height that the run renders (fill), or without
     one, for surveys (nodata)."""
@@ -38,15 +37,18 @@ class Dsm:
     """GeoTIFF to write on the DSM's grid: standard deviation of the heights in metres."""
 
     def main(self) -> None:
-        """Render, write, say where."""
+        """Check the flags before anything is loaded; render, write, say where."""
+        if not 0.01 <= self.resolution <= 100:
+            raise SkyfallError(f"--resolution {self.resolution} is not a sensible cell size. Give 0.01 to 100 metres.")
+        check_outputs({"--output": self.output, "--mask": self.mask, "--sigma": self.sigma})
+        self._export()
+
+    def _export(self) -> None:
         from skyfall_ns.export.dsm import render_dsm
         from skyfall_ns.export.evidence import find_evidence
         from skyfall_ns.geo.frame import LocalFrame
         from skyfall_ns.pipelines.loading import load_run
 
-        if not 0.01 <= self.resolution <= 100:
-            raise SkyfallError(f"--resolution {self.resolution} is not a sensible cell size. Give 0.01 to 100 metres.")
-        check_outputs({"--output": self.output, "--mask": self.mask, "--sigma": self.sigma})
         model = load_run(self.load_config)
         scene, surface = model.on_model.scene, model.on_model.surface
         frame = LocalFrame.from_dict(scene.frame)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skyfall_ns.export.sigma import HIDDEN_M, combined_sigma_m, move_m, view_spread_m
+from skyfall_ns.export.sigma import HIDDEN_M, LARGEST_M, combined_sigma_m, view_spread_m
 from skyfall_ns.export.view_heights import ViewDepth, height_above_m, spread_over_views_m
 from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.models.view import parallel_view, satellite_rows
@@ -16,32 +16,25 @@ ON_MODEL = SimpleNamespace(scale=0.01, centre_m=(3.0, -2.0, 0.0))
 
 
 @pytest.mark.parametrize(
-    ("above_m", "medians_m"),
+    ("above_m", "spread_m"),
     [
         ([0.0, 0.0, 0.0], 0.0),
         ([0.5, -0.5, 0.5, -0.5], 0.5),
         ([0.3], 0.3),
-        ([0.1, 0.3], 0.2),
-        ([0.1, 0.1, 0.1, -30.0, 0.1], 0.1),  # one that looks past an edge does not count for much
-        ([-4.0, -4.0, 0.0], 4.0),  # but two of three look through the cell
+        ([0.3, 0.4], np.sqrt(0.125)),
+        ([0.0, 0.0, 0.0, -30.0], 0.5 * LARGEST_M),  # one that looks past an edge counts, but not for thirty meters
         ([0.1, HIDDEN_M + 0.01, 50.0], 0.1),  # what hides a cell says nothing about its height
         ([NAN, 0.2, NAN], 0.2),
         ([NAN, 50.0], NAN),
     ],
 )
-def test_spread_is_the_median_over_the_views_that_see_a_cell(above_m, medians_m):
-    got = view_spread_m(np.array(above_m)[:, None])
-    np.testing.assert_allclose(got, [1.4826 * medians_m])
+def test_spread_is_that_of_the_views_that_see_a_cell(above_m, spread_m):
+    np.testing.assert_allclose(view_spread_m(np.array(above_m)[:, None]), [spread_m])
 
 
 def test_spread_of_normal_errors_is_their_standard_deviation():
     errors = np.random.default_rng(0).normal(0, 0.3, (2001, 20))
     np.testing.assert_allclose(view_spread_m(errors), 0.3, rtol=0.1)
-
-
-def test_moves_count_from_the_range_of_the_surface_around():
-    got = move_m(np.array([1.0, 1.5, 2.0, 0.4, 5.0, 1.0]), np.array([1.0, 1, 1, 1, 1, NAN]), np.full(6, 2.0))
-    np.testing.assert_allclose(got, [0, 0, 0, 0.6, 3, NAN])
 
 
 @pytest.mark.parametrize(
@@ -93,4 +86,4 @@ def test_views_that_disagree_are_a_spread(monkeypatch):
     views = [view_of_a_plane(z, lean) for z, lean in ((1.0, (0.2, 0)), (0.5, (-0.2, 0.1)), (1.9, (0, 0.3)))]
     x, y = np.meshgrid(np.linspace(-5, 5, 6), np.linspace(-5, 5, 4))
     got = spread_over_views_m(views, np.dstack([x, y, np.full(x.shape, 1.0)]), ON_MODEL)
-    np.testing.assert_allclose(got, np.full((4, 6), 1.4826 * 0.5), rtol=0.01)
+    np.testing.assert_allclose(got, np.full((4, 6), np.sqrt((0.0 + 0.5**2 + 0.9**2) / 3)), rtol=0.01)
