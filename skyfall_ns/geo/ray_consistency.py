@@ -13,7 +13,7 @@ from numba import njit
 from numpy import ndarray
 
 from skyfall_ns.geo.cameras import AffineCamera
-from skyfall_ns.geo.parallel import map_threads
+from skyfall_ns.geo.threads import thread_pool
 
 
 def distances_along_rays_m(
@@ -38,7 +38,8 @@ def distances_along_rays_m(
         pad = int(np.ceil(max(abs(east), abs(north)) * top)) + 2
         return _distances(total, levels, base_m, index.astype(np.int32), np.float32(east), np.float32(north), pad)
 
-    return np.stack(map_threads(one, cameras))
+    with thread_pool() as pool:
+        return np.stack(list(pool.map(one, cameras)))
 
 
 @njit(nogil=True, cache=True)

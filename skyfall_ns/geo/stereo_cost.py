@@ -4,9 +4,7 @@ The volume is 8-bit, in units of 1/100 of (1 - correlation): 0 perfect, 100 none
 colours, hues of single cells are compared too: unlike windows, they do not carry a roof's edge beyond the roof.
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -17,6 +15,7 @@ from numpy import ndarray
 
 from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.geo.raster import Grid
+from skyfall_ns.geo.threads import thread_pool
 
 UNIT = 100
 LEAST_VARIANCE = np.float32(1.0)  # of images scaled to 0..255
@@ -126,7 +125,7 @@ def cost_volume(views, warps: Sequence[PlaneWarp], pairs, levels_m, limits: Limi
         )  # fmt: skip
         return part, shown
 
-    with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, 8))) as pool:
+    with thread_pool() as pool:
         for d, (part, shown) in enumerate(pool.map(level, range(len(levels_m)))):
             np.minimum(first[part], d, out=first[part], where=shown)
             np.maximum(last[part], d, out=last[part], where=shown)

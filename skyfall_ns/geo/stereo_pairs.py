@@ -1,6 +1,7 @@
 """Which images are matched with each other: pairs with a useful angle between them, a few for every image."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -23,20 +24,18 @@ def good_pairs(cameras: Sequence[AffineCamera], groups: Sequence[int] | None = N
         if CONVERGENCE_DEG[0] <= (angle := convergence_deg(cameras[i], cameras[j])) <= CONVERGENCE_DEG[1]
     )
     alike = [(i, j) for _, i, j in scored if groups is None or groups[i] == groups[j]]
-    within = _few_each(alike, len(cameras))
-    paired = {image for pair in within for image in pair}
-    rest = [(i, j) for _, i, j in scored if i not in paired or j not in paired]
-    return within + _few_each(rest, len(cameras))
+    within = _few_each(alike, set(range(len(cameras))))
+    alone = set(range(len(cameras))) - {image for pair in within for image in pair}
+    return within + _few_each([(i, j) for _, i, j in scored], alone)
 
 
-def _few_each(pairs: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """The pairs, in order, in which an image has fewer than PARTNERS so far."""
-    partners, kept = [0] * count, []
+def _few_each(pairs: Sequence[tuple[int, int]], images: set[int]) -> list[tuple[int, int]]:
+    """The pairs, in order, in which one of the `images` has fewer than PARTNERS so far."""
+    partners, kept = Counter(), []
     for pair in pairs:
-        if min(partners[i] for i in pair) < PARTNERS:
+        if any(image in images and partners[image] < PARTNERS for image in pair):
             kept.append(pair)
-            for i in pair:
-                partners[i] += 1
+            partners.update(pair)
     return kept
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 from numpy import ndarray
-from scipy.ndimage import distance_transform_edt, minimum_filter
+from scipy.ndimage import binary_dilation, distance_transform_edt, find_objects, label, minimum_filter
 
 from skyfall_ns.geo.hole_filling import rim_heights
 
@@ -25,12 +25,13 @@ GROUND_REACH_M = 15.0  # the ground near a cell is the lowest matched height wit
 ABOVE_GROUND_M = 3.0  # a cell that images show only from so far above the ground on is not matched
 GROWTH_M, GROWTH_NEIGHBORS = 0.7, 3  # cells that fit so many of their eight matched neighbors are matched too
 GROWTH_ROUNDS = 3
+PLANE_RIM, PLANE_CELLS, PLANE_M, PLANE_ROUNDS = 4, 20, 2.0, 3  # of blank roofs: cells of rim, least number, tolerance
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A surface whose holes are filled: heights above the base everywhere, what each is (source), and how high its rim is
-    from the lowest to the highest cell (0 for matched cells)."""
+    """A surface whose holes are filled: heights above the base everywhere, what each is (source), and how high its rim
+    is from the lowest to the highest cell (0 for matched cells)."""
 
     height_m: Float32[ndarray, "h w"]
     source: UInt8[ndarray, "h w"]
@@ -77,8 +78,38 @@ def _filled(height_m, matched, bright, shown_from_m, cell_m: float) -> Judged:
     known = matched | (np.isfinite(lower) & (shown_from_m <= ground + ABOVE_GROUND_M))
     height = np.where(np.isfinite(lower), lower, ground).astype(np.float32)
     height = np.where(matched, height, cv2.medianBlur(height, 5))
+    height = with_planes(height, matched, bright & ~matched)
     source = np.where(matched, MATCHED, np.where(known, FILLED, UNKNOWN)).astype(np.uint8)
     return Judged(height.astype(np.float32), source, np.nan_to_num(highest - lowest))
+
+
+def with_planes(
+    height_m: Float32[ndarray, "h w"], matched: Bool[ndarray, "h w"], blank: Bool[ndarray, "h w"]
+) -> Float32[ndarray, "h w"]:
+    """Heights with a plane through the rim of each connected blank part, as a roof has it. Of the rim's matched cells
+    count those that stand within PLANE_M of what fills the part, then of the plane."""
+    height_m = height_m.copy()
+    parts, _ = label(blank)
+    for number, (rows, columns) in enumerate(find_objects(parts), start=1):
+        window = (
+            slice(max(rows.start - PLANE_RIM, 0), rows.stop + PLANE_RIM),
+            slice(max(columns.start - PLANE_RIM, 0), columns.stop + PLANE_RIM),
+        )
+        part, heights = parts[window] == number, height_m[window]
+        if part.sum() < PLANE_CELLS:
+            continue
+        rim = binary_dilation(part, iterations=PLANE_RIM) & matched[window]
+        row, column = np.indices(part.shape, np.float64) - 0.5 * np.array(part.shape)[:, None, None]
+        terms = np.stack([row, column, np.ones_like(row)], -1)
+        plane = np.full(part.shape, np.median(heights[part]))
+        for _ in range(PLANE_ROUNDS):
+            near = rim & (np.abs(heights - plane) <= PLANE_M)
+            if near.sum() < PLANE_CELLS:
+                break
+            plane = terms @ np.linalg.lstsq(terms[near], heights[near], rcond=None)[0]
+        else:
+            heights[part] = np.clip(plane[part], heights[rim].min(), heights[rim].max())
+    return height_m
 
 
 def ground_near(

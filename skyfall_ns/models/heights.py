@@ -133,4 +133,6 @@ class HeightTarget:
         cover = (known & ~rims(heights, surface.resolution_m) if many else known).float()
         weight = cover * (HELD_SIGMA_M / sigma).square().clamp_max(1.0)
         view = nadir_over(on_model, surface.x_min_m, surface.y_max_m, surface.resolution_m, columns, rows)
-        return cls(view, torch.where(known, heights, torch.zeros_like(heights)), weight, cover, 1.0 if many else FEW_PULL)
+        return cls(
+            view, torch.where(known, heights, torch.zeros_like(heights)), weight, cover, 1.0 if many else FEW_PULL
+        )

@@ -9,18 +9,12 @@ from scipy.ndimage import median_filter
 
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.geo.matching_images import hues
 from skyfall_ns.geo.points import surface_points
 from skyfall_ns.geo.raster import Grid
-from skyfall_ns.geo.stereo import (
-    FEW,
-    _hues,
-    _lowest_seen,
-    _without_speckles,
-    convergence_deg,
-    dense_surface,
-    good_pairs,
-    height_step_m,
-)
+from skyfall_ns.geo.stereo import FEW, _limits, dense_surface
+from skyfall_ns.geo.stereo_pairs import PARTNERS, convergence_deg, good_pairs, height_step_m
+from skyfall_ns.geo.surface_evidence import FILLED, MATCHED, UNKNOWN
 from skyfall_ns.geo.visibility import lowest_visible_m
 
 GSD_M, SIZE = 0.5, 320
@@ -98,7 +92,8 @@ def test_heights_of_few_views_are_medians(images, monkeypatch):
     few = dense_surface(images[:2], VIEWS[:2], BOX, 0.5)
     monkeypatch.setattr("skyfall_ns.geo.stereo.FEW", tuple(replace(sweep, median_cells=1) for sweep in FEW))
     noisy = dense_surface(images[:2], VIEWS[:2], BOX, 0.5)
-    np.testing.assert_array_equal(few.height_m, median_filter(noisy.height_m, 3, mode="nearest"))
+    known = few.source != UNKNOWN
+    np.testing.assert_array_equal(few.height_m[known], median_filter(noisy.height_m, 3, mode="nearest")[known])
     assert np.median(np.abs(errors(few))) < np.median(np.abs(errors(noisy)))
 
 
@@ -127,6 +122,64 @@ def test_tiles_leave_no_seam(images, surface, monkeypatch):
     assert (np.abs(tiled.height_m - surface.height_m) < 0.05).mean() > 0.98
 
 
+def test_every_cell_is_matched_filled_or_unknown(images):
+    """Two views: the block's roof and the open ground are matched, the foot of the wall that one view does not see is
+    filled at the street's height and not at the roof's, and what is filled says that it is less sure."""
+    surface = dense_surface(images[:2], VIEWS[:2], BOX, 0.5)
+    x, y = np.meshgrid(surface.grid.x_m(), surface.grid.y_m())
+    matched, filled = surface.source == MATCHED, surface.source == FILLED
+    roof = (np.abs(x) < 17) & (np.abs(y) < 12)
+    assert matched[roof].mean() > 0.95 and matched[(np.abs(x) > 30) | (np.abs(y) > 25)].mean() > 0.9
+    beside = filled & (np.abs(x) > 21.5) & (np.abs(x) < 24) & (np.abs(y) < 12)
+    assert beside.sum() > 20 and np.median(np.abs(errors(surface)[beside])) < 1.0
+    assert np.isfinite(surface.sigma_m).all()
+    assert np.median(surface.sigma_m[filled]) > 3 * np.median(surface.sigma_m[matched])
+    assert surface.confidence[filled].max() <= 0.1
+    error = np.abs(errors(surface))[matched]
+    assert (error <= surface.sigma_m[matched]).mean() > 0.6
+    sure = surface.sigma_m[matched] <= np.median(surface.sigma_m[matched])
+    assert error[sure].mean() < 0.6 * error.mean()
+
+
+def test_blank_roofs_stand_at_the_height_of_their_rims(images):
+    """A white roof without any texture in both images: filled, not sunk into the street and not risen."""
+    white = []
+    for view, image in zip(VIEWS[:2], images[:2], strict=True):
+        x, y = np.meshgrid(np.arange(-14, 14, 0.1), np.arange(-9, 9, 0.1))
+        colrow = np.round(view.project(np.stack([x, y, np.full_like(x, TOP_M)], -1))).astype(int)
+        painted = image.copy()
+        painted[colrow[..., 1], colrow[..., 0]] = 4000.0
+        white.append(painted)
+    surface = dense_surface(white, VIEWS[:2], BOX, 0.5)
+    x, y = np.meshgrid(surface.grid.x_m(), surface.grid.y_m())
+    inside = (np.abs(x) < 10) & (np.abs(y) < 6)
+    assert (surface.source[inside] == FILLED).mean() > 0.95
+    assert np.abs(surface.height_m[inside] - TOP_M).max() < 1.0
+
+
+def test_nothing_stands_up_where_two_views_meet_only_above_the_ground(images):
+    """East of x = 0 one image ends, as ground shows it: what leans into it from there is no evidence of a wall."""
+    cut = [image.copy() for image in images[:2]]
+    cut[0][:, SIZE // 2 :] = np.nan
+    surface = dense_surface(cut, VIEWS[:2], BOX, 0.5)
+    x, _ = np.meshgrid(surface.grid.x_m(), surface.grid.y_m())
+    assert (surface.source[x > 8] == UNKNOWN).mean() > 0.98
+    known = surface.source != UNKNOWN
+    assert surface.height_m[known].max() < TOP_M + 2.0 and surface.height_m[known].min() > BOX[0, 2] + 1.0
+    assert np.isnan(surface.height_m[~known]).all() and np.isnan(surface.sigma_m[~known]).all()
+
+
+def test_tall_boxes_are_swept_above_the_ground(images, monkeypatch):
+    """The ground that a coarse sweep finds is the base of the fine one, which then tries far fewer heights."""
+    monkeypatch.setattr("skyfall_ns.geo.stereo.RELIEF_M", 20.0)
+    tall = np.array([[*BOX[0, :2], -60.0], [*BOX[1, :2], 80.0]])
+    levels = []
+    whole = dense_surface(images, VIEWS, tall, 0.5, progress=lambda done, total: levels.append(total))
+    error = np.abs(errors(whole))
+    assert np.nanmedian(error) < 0.1 and (error < 1).mean() > 0.9
+    assert levels[-1] < 0.5 * 140 / height_step_m(VIEWS, good_pairs(VIEWS), FEW[0].step_px)
+
+
 def test_unusable_pixels_are_unknown(images):
     masked = [image.copy() for image in images[:2]]
     for image in masked:
@@ -136,32 +189,24 @@ def test_unusable_pixels_are_unknown(images):
     assert np.isfinite(surface.height_m[:, 60:]).all()
 
 
-def test_patches_that_stand_apart_take_the_height_around_them():
-    """A blob on a slope goes; a house, a step lower than three metres and what nobody sees stay."""
-    height = np.add.outer(np.zeros(60), 0.02 * np.arange(60)).astype(np.float32)
-    seen = np.ones(height.shape, bool)
-    seen[:, 50:] = False
-    height[5:25, 5:25] += 12.0  # 400 cells
-    height[40:45, 5:10] += 2.0
-    height[:, 50:] += 40.0
-    expected = height.copy()
-    height[40:46, 30:36] += 15.0  # 36 cells
-    confidence = np.full(height.shape, 0.9, np.float32)
-    cleaned, believed = _without_speckles(height, confidence, seen, 80)
-    np.testing.assert_allclose(cleaned, expected, atol=0.08)
-    blob = height != expected
-    assert (believed[blob] < 0.1).all() and (believed[~blob] == np.float32(0.9)).all()
-    kept, _ = _without_speckles(height, confidence, seen, 35)
-    assert np.array_equal(kept, height)
-    nothing = np.zeros_like(seen)
-    assert np.array_equal(_without_speckles(height, confidence, nothing, 80)[0], height)
-
-
 def test_pairs_and_steps():
     views = [camera(0, 0), camera(0, 1), camera(0, 17), camera(180, 40)]
     assert convergence_deg(views[0], views[2]) == pytest.approx(17)
     assert good_pairs(views)[0] == (0, 2) and (0, 1) not in good_pairs(views) and (2, 3) not in good_pairs(views)
     assert height_step_m(views, [(0, 2)], 0.15) == pytest.approx(0.15 * GSD_M / np.tan(np.deg2rad(17)))
+
+
+def test_every_image_has_a_few_partners_and_one_alone_of_its_kind_those_of_others():
+    views = [camera(24.0 * k, 12) for k in range(15)]
+    pairs = good_pairs(views)
+    degrees = np.bincount(np.array(pairs).ravel(), minlength=15)
+    assert degrees.min() >= PARTNERS and len(pairs) <= PARTNERS * 15
+    groups = [0] * 14 + [1]
+    grouped = good_pairs(views, groups)
+    alone = [pair for pair in grouped if 14 in pair]
+    assert len(alone) == PARTNERS and grouped[-len(alone) :] == alone  # after those of one kind
+    two = good_pairs(views[:4], [0, 0, 1, 1])
+    assert set(two) == {(0, 1), (2, 3)}  # both kinds have pairs of their own
 
 
 def test_sweeps_of_many_views_recover_slope_and_block(images, monkeypatch):
@@ -170,22 +215,28 @@ def test_sweeps_of_many_views_recover_slope_and_block(images, monkeypatch):
     assert error.mean() < 0.2 and (error < 1).mean() > 0.98
 
 
-def test_later_sweeps_ask_only_views_that_see_a_cell():
-    """Behind a tower, on a surface of twice the cell size: hidden from the west, seen from above."""
-    coarse = np.zeros((30, 30), np.float32)
-    coarse[10:20, 10:20] = 20.0
-    lowest = _lowest_seen(coarse, Grid(0.0, 30.0, 0.5, 60, 60), [camera(270, 30), camera(0, 0)])
-    assert lowest.shape == (2, 60, 60)
-    assert lowest[0, 30, 42] > 10.0 and lowest[1, 30, 42] < 1.0  # just east of the wall
-    assert lowest[0, 30, 12] < 1.0  # west of it nothing hides the ground
-    assert np.isneginf(_lowest_seen(None, Grid(0.0, 30.0, 0.5, 60, 60), [camera(270, 30)])).all()
+def test_later_sweeps_try_heights_near_the_surface_and_ask_only_views_that_see_a_cell():
+    """Behind a tower: hidden from the west, seen from above. Far from it, only the ground is tried."""
+    before = np.zeros((60, 60), np.float32)
+    before[20:40, 20:40] = 20.0
+    grid, flat = Grid(0.0, 30.0, 0.5, 60, 60), np.zeros((60, 60), np.float32)
+    limits = _limits(before, flat, grid, (-5.0, 22.0), [camera(270, 30), camera(0, 0)])
+    assert limits.visible_m.shape == (2, 60, 60)
+    assert limits.visible_m[0, 30, 42] > 8.0 and limits.visible_m[1, 30, 42] < 1.0  # just east of the wall
+    assert limits.visible_m[0, 30, 12] < 1.0  # west of it nothing hides the ground
+    assert limits.low_m[30, 30] == -3.0 and limits.high_m[30, 42] == 22.0  # 12 m around, and never beyond the range
+    raised = _limits(before, flat + 7.0, grid, (-5.0, 22.0), [camera(270, 30), camera(0, 0)])
+    np.testing.assert_allclose(raised.visible_m, limits.visible_m, atol=1e-4)  # heights are above the base
+    everything = _limits(None, flat, grid, (-5.0, 22.0), [camera(270, 30)])
+    assert np.isneginf(everything.visible_m).all()
+    assert (everything.low_m == -5).all() and (everything.high_m == 22).all()
 
 
 def test_hues_are_the_same_in_shadow_and_haze():
     light = np.random.default_rng(0).uniform(0.2, 0.9, (60, 60, 3)).astype(np.float32)
     light[0] = 0.0  # something black in every picture
     valid = np.ones((60, 60), bool)
-    clear, hazy = (_hues(v ** (1 / 2.2), valid) for v in (light, 0.9 * light + np.float32([0.02, 0.04, 0.08])))
+    clear, hazy = (hues(v ** (1 / 2.2), valid) for v in (light, 0.9 * light + np.float32([0.02, 0.04, 0.08])))
     for a, b in zip(clear, hazy, strict=True):
         assert np.abs(a - b)[1:].max() < 0.01
 
