@@ -59,8 +59,8 @@ class SceneImage:
 @dataclass(frozen=True)
 class Scene:
     """A georeferenced scene. `frame` is the dictionary of `geo.frame.LocalFrame`; `box_m` is (min, max) in local
-    meters; `surface` (ellipsoidal height), `surface_confidence` (0..1), `surface_source` (0 unknown, 1 matched, 2 filled)
-    and `surface_sigma` (standard deviation of heights in meters) are GeoTIFFs in the frame's CRS."""
+    meters; `surface` (ellipsoidal height), `surface_confidence` (0..1), `surface_source` (0 unknown, 1 matched, 2
+    filled) and `surface_sigma` (standard deviation of heights in meters) are GeoTIFFs in the frame's CRS."""
 
     frame: Mapping[str, Any]
     box_m: np.ndarray  # [2, 3] float64

@@ -29,8 +29,8 @@ PROXY_DISTANCE = 4.0  # half widths of the scene, from its centre to a frustum
 
 @dataclass(frozen=True)
 class ModelSurface:
-    """The scene's dense surface over a north-up grid: heights in local meters (NaN: unknown), confidence in 0..1, source
-    (0 unknown, 1 matched, 2 filled) and sigma of the heights in meters (NaN: unknown)."""
+    """The scene's dense surface over a north-up grid: heights in local meters (NaN: unknown), confidence in 0..1,
+    source (0 unknown, 1 matched, 2 filled) and sigma of the heights in meters (NaN: unknown)."""
 
     height_m: Float32[np.ndarray, "h w"]
     confidence: Float32[np.ndarray, "h w"]
