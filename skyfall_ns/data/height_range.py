@@ -16,7 +16,7 @@ from skyfall_ns.geo.surface_evidence import MATCHED
 CELL_M = 2.0
 SEARCH_BELOW_M, SEARCH_ABOVE_M = 100.0, 300.0  # of the ties' 1st and 99th percentiles: towers and ravines without ties
 BELOW_M, ABOVE_M = 10.0, 8.0  # of the lowest and the highest matched cell
-ABOVE_TIES_M = 60.0  # of the ties' 99th percentile without a surface: ties prefer the ground to roofs
+ABOVE_TIES_M = 60.0  # of the ties' 99th percentile if no surface is looked for: ties prefer the ground to roofs
 FEW_TIES = 20  # fewer within the area say too little, and all of them count
 REACH_M = 6.0  # walls: crops show the lowest and the highest height within so much of a cell
 
@@ -86,12 +86,13 @@ def relief_of_ties(ties_m: Float64[ndarray, "n 3"], area_m: Float64[ndarray, "2 
     return Relief(grid, ties_m[nearest, 2].astype(np.float32))
 
 
-def box_heights_m(ties_m: Float64[ndarray, "n 3"], matched_m: tuple[float, float] | None) -> tuple[float, float]:
-    """Bottom and top of the scene's box: around the heights of the ties and of the matched surface (None: unknown)."""
+def box_heights_m(
+    ties_m: Float64[ndarray, "n 3"], matched_m: tuple[float, float] | None, above_m: float = ABOVE_M
+) -> tuple[float, float]:
+    """Bottom and top of the scene's box: around the heights of the ties, and of the matched surface if there is one."""
     low, high = (float(v) for v in np.percentile(ties_m[:, 2], [1, 99]))
-    if matched_m is None:
-        return low - BELOW_M, high + ABOVE_TIES_M
-    return min(low, matched_m[0]) - BELOW_M, max(high, matched_m[1]) + ABOVE_M
+    lowest, highest = matched_m or (low, high)
+    return min(low, lowest) - BELOW_M, max(high, highest) + above_m
 
 
 def with_nearest(height_m: Float32[ndarray, "h w"], known: Bool[ndarray, "h w"]) -> Float32[ndarray, "h w"]:

@@ -16,6 +16,8 @@ from skyfall_ns.data.clusters import cluster_images, cluster_note
 from skyfall_ns.data.coverage import Coverage, surface_coverage
 from skyfall_ns.data.crops import camera_of, matching_view, read_crops, scene_images, widen_box
 from skyfall_ns.data.height_range import (
+    ABOVE_M,
+    ABOVE_TIES_M,
     Relief,
     box_heights_m,
     relief_of_surface,
@@ -251,9 +253,11 @@ def _find_heights(
         views = [matching_view(v, s, frame, search, options.camera, None) for v, s in used]
         found = relief_of_surface([(image.mean(-1), camera) for image, camera in views], search, clusters)
         if found is None:
-            log.note("no surface is found in the area: the heights of its box are those of the tie points around it")
+            log.note("no coarse surface is found over the area: its box takes the heights of the tie points around it")
     relief, matched = found or (relief_of_ties(ties, wide), None)
-    bottom, top = box_heights_m(ties, matched) if asked is None else (asked[0] - ground, asked[1] - ground)
+    bottom, top = box_heights_m(ties, matched, ABOVE_M if options.points == "dense" else ABOVE_TIES_M)
+    if asked is not None:
+        bottom, top = asked[0] - ground, asked[1] - ground
     return relief, np.array([[*area[0], bottom], [*area[1], top]])
 
 

@@ -19,7 +19,7 @@ TOWER = Relief(100.0, 0.0, (-15.0, -15.0, 15.0, 15.0, 350.0))
 HILL = Relief(400.0, 1.0)  # 45 degrees
 
 
-def process(folder, relief, frame, east_m, north_m, resolution_m):
+def process(folder, relief, frame, east_m, north_m, resolution_m, **options):
     """A scene of a rectangle around (LON, LAT)."""
     corners = [(x * east_m / 2, y * north_m / 2) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))]
     degrees = [
@@ -28,7 +28,7 @@ def process(folder, relief, frame, east_m, north_m, resolution_m):
     (folder / "area.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [degrees]}))
     paths = deliver_relief(folder / "raw", relief, frame, SLOPES)
     (folder / "scene").mkdir()
-    options = Options(area=Area(aoi=folder / "area.geojson"), resolution_m=resolution_m)
+    options = Options(area=Area(aoi=folder / "area.geojson"), resolution_m=resolution_m, **options)
     return folder / "scene", prepare(paths, folder / "scene", options, lambda text: None)
 
 
@@ -89,6 +89,22 @@ def test_crops_show_the_surface_and_masks_let_it_be_used(which, request):
         assert not outside.any() or mask[row, col].mean() < 0.05
 
 
+def test_crops_and_masks_of_ties_alone_follow_a_slope(tmp_path):
+    frame = Frame(760, 300, 1.0, 400.0, (0.0, 900.0))
+    folder, prepared = process(tmp_path, HILL, frame, 500.0, 100.0, 2.0, points="sparse")
+    local = LocalFrame.from_dict(prepared.scene.frame)
+    low, high = prepared.scene.box_m[:, :2]
+    x, y = np.meshgrid(np.linspace(low[0] + 3, high[0] - 3, 90), np.linspace(low[1] + 3, high[1] - 3, 30))
+    place = local_m(local.to_geodetic(np.stack([x, y, np.zeros_like(x)], -1)))
+    surface = np.stack([x, y, HILL.height_m(place[..., 0], place[..., 1]) - local.origin[2]], -1)
+    assert surface[..., 2].min() > prepared.scene.box_m[0, 2] and surface[..., 2].max() < prepared.scene.box_m[1, 2]
+    for image in prepared.scene.images:
+        mask = cv2.imread(str(folder / image.mask), cv2.IMREAD_UNCHANGED) > 0
+        col, row = np.moveaxis(np.round(camera_from_dict(image.camera).project(surface)).astype(int), -1, 0)
+        assert col.min() >= 0 and row.min() >= 0 and col.max() < image.width and row.max() < image.height
+        assert mask[row, col].mean() > 0.98
+
+
 def test_crops_of_a_tower_are_smaller_than_those_of_its_box(tower):
     _, prepared, _ = tower
     low, high = prepared.scene.box_m + np.array([[-10, -10, 0], [10, 10, 0]])
@@ -116,7 +132,8 @@ def test_boxes_hold_ties_and_surface():
     ties = np.column_stack([np.zeros((200, 2)), np.linspace(0, 40, 200)])
     assert box_heights_m(ties, (5.0, 90.0)) == pytest.approx((-10, 98), abs=1)
     assert box_heights_m(ties, (-30.0, 20.0)) == pytest.approx((-40, 48), abs=1)
-    assert box_heights_m(ties, None) == pytest.approx((-10, 100), abs=1)
+    assert box_heights_m(ties, None) == pytest.approx((-10, 48), abs=1)
+    assert box_heights_m(ties, None, 60.0) == pytest.approx((-10, 100), abs=1)
 
 
 def test_ties_of_the_area_count_unless_they_are_few():

@@ -308,7 +308,7 @@ def test_an_image_of_another_season_is_matched_as_the_only_one_of_its_kind(tmp_p
     colrow = camera_from_dict(prepared.scene.images[1].camera).project(np.stack([x, y, np.zeros_like(x)], -1))
     colrow += prepared.scene.images[1].crop_px
     hole = ((colrow > 110) & (colrow < 150)).all(-1)
-    assert hole.sum() > 1000 and (surface.source[hole] == 1).mean() > 0.9
+    assert hole.sum() > 1000 and (surface.source[hole] == 1).mean() > 0.75
     assert np.median(np.abs(surface.height_m[hole])) < 0.3
     assert len(prepared.scene.images) == 3
 
