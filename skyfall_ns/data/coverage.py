@@ -72,10 +72,10 @@ def _what_stands_there(unknown: float) -> str:
 
 
 def _named(names: Sequence[str], missing: Bool[ndarray, "v n"], cells: Bool[ndarray, " n"]) -> str:
-    """The images in which many of the cells are missing; the one with most of them if none is."""
+    """The images in which many of the cells are missing; the one with most of them if there is no such."""
     shares = missing[:, cells].mean(1) if cells.any() else np.zeros(len(names))
     chosen = [name for name, share in zip(names, shares, strict=True) if share >= BLAMED_SHARE]
-    return ", ".join(chosen or [names[int(np.argmax(shares))]])
+    return "every image" if len(chosen) == len(names) else ", ".join(chosen or [names[int(np.argmax(shares))]])
 
 
 def _looked_at(cells_m: Float64[ndarray, "n 3"], images, cameras) -> tuple[Bool[ndarray, "v n"], ...]:

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 from numpy import ndarray
 from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
+from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.geo.coarse_surface import coarse_surface
 from skyfall_ns.geo.raster import Grid
 from skyfall_ns.geo.surface_evidence import MATCHED
@@ -66,7 +67,7 @@ def ties_within(ties_m: Float64[ndarray, "n 3"], area_m: Float64[ndarray, "2 2"]
 
 
 def relief_of_surface(
-    views: Sequence[tuple[ndarray, ndarray]], box_m: Float64[ndarray, "2 3"], clusters: Sequence[int] | None
+    views: Sequence[tuple[ndarray, AffineCamera]], box_m: Float64[ndarray, "2 3"], clusters: Sequence[int] | None
 ) -> tuple[Relief, tuple[float, float]] | None:
     """The coarse surface of (gray image, camera) views over a box, and its lowest and highest matched heights; None
     where nothing is matched."""
@@ -82,7 +83,7 @@ def relief_of_ties(ties_m: Float64[ndarray, "n 3"], area_m: Float64[ndarray, "2 
     """Each cell has the height of the nearest tie."""
     grid = Grid.over(area_m, CELL_M)
     x, y = np.meshgrid(grid.x_m(), grid.y_m())
-    nearest = cKDTree(ties_m[:, :2]).query(np.stack([x, y], -1))[1]
+    nearest = KDTree(ties_m[:, :2]).query(np.stack([x, y], -1))[1]
     return Relief(grid, ties_m[nearest, 2].astype(np.float32))
 
 

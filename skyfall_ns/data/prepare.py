@@ -120,7 +120,7 @@ def prepare(
     if options.points == "dense":
         with log.step("surface", "Matching a dense surface"):
             used = [(v, i) for v, i in zip(tied.vendor, images, strict=True) if i.split == "train"]
-            views = [matching_view(v, i.shift_px, frame, wide, options.camera, i.tone) for v, i in used]
+            views = [matching_view(v, np.array(i.shift_px), frame, wide, options.camera, i.tone) for v, i in used]
             toned, cameras = [v[0] for v in views], [v[1] for v in views]
             log.note(cluster_note([i.name for _, i in used], clusters, good_pairs(cameras, clusters)))
             surface = dense_surface(toned, cameras, wide, options.resolution_m, progress, clusters)
@@ -200,7 +200,8 @@ def _leave_out_blank(vendor: list[VendorImage], crops: list[Crop], held_out: set
     """The images and windows that show something."""
     blank = blank_images(crops)
     _note_blank([v.name for v in vendor], blank, held_out, log)
-    return tuple([x for x, empty in zip(xs, blank, strict=True) if not empty] for xs in (vendor, crops))
+    kept = np.flatnonzero(~blank)
+    return [vendor[k] for k in kept], [crops[k] for k in kept]
 
 
 def _without_blank_over_area(

@@ -52,7 +52,8 @@ class TiedImages:
             residuals_px=self.adjustment.residuals_px[tied],
             pairs=pairs,
         )
-        vendor, crops = (tuple(v for v, k in zip(s, keep, strict=True) if k) for s in (self.vendor, self.crops))
+        chosen = np.flatnonzero(keep)
+        vendor, crops = tuple(self.vendor[k] for k in chosen), tuple(self.crops[k] for k in chosen)
         return TiedImages(vendor, crops, observations[tied], adjustment)
 
 

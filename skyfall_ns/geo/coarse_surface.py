@@ -23,7 +23,7 @@ from skyfall_ns.geo.stereo_pairs import good_pairs, height_step_m
 from skyfall_ns.geo.surface_evidence import judge
 
 MOST_VIEWS = 6
-MATCHING = Matching(window=5, best_share=0.5)
+MATCHING = Matching(window=5, best_share=0.5, height_price=0.1)  # smooth water matches at all heights: low ones win
 P1, P2 = 10, 60  # penalties (1/100): walls of towers are few cells
 STEP_PX = 0.6  # of images reduced to the size of the cells
 PATCH_M2 = 100.0  # smaller patches that stand apart are no evidence
@@ -68,7 +68,8 @@ def coarse_surface(
     height = levels[index].astype(np.float32)
     apart = distances_along_rays_m(total, levels, base, index, views.cameras, cell_m)
     # What lies behind a tower is seen by other pairs, and may match better than its roof: only what is in front counts.
-    agreeing = np.take_along_axis(volume.cost, index[..., None], axis=2)[..., 0] <= MOST_COST
+    cost = np.take_along_axis(volume.cost, index[..., None], axis=2)[..., 0]
+    agreeing = cost - MATCHING.height_price * (levels[index] - low) <= MOST_COST
     confirmations = agreeing * (apart <= CONFIRMED_STEPS * step_m).sum(0)
     shown = (volume.first <= index) & (index <= volume.last)
     first = np.where(volume.last < 0, np.inf, levels[np.minimum(volume.first, len(levels) - 1)])
