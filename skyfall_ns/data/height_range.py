@@ -67,11 +67,15 @@ def ties_within(ties_m: Float64[ndarray, "n 3"], area_m: Float64[ndarray, "2 2"]
 
 
 def relief_of_surface(
-    views: Sequence[tuple[ndarray, AffineCamera]], box_m: Float64[ndarray, "2 3"], clusters: Sequence[int] | None
+    views: Sequence[tuple[ndarray, AffineCamera]],
+    box_m: Float64[ndarray, "2 3"],
+    ties_m: Float64[ndarray, "n 3"],
+    clusters: Sequence[int] | None,
 ) -> tuple[Relief, tuple[float, float]] | None:
-    """The coarse surface of (gray image, camera) views over a box, and its lowest and highest matched heights; None
-    where nothing is matched."""
-    found = coarse_surface([v[0] for v in views], [v[1] for v in views], box_m, CELL_M, clusters)
+    """The coarse surface of (gray image, camera) views over a box with some ties, and its lowest and highest matched
+    heights; None where nothing is matched."""
+    low, high = np.percentile(ties_m[:, 2], [1, 99])
+    found = coarse_surface([v[0] for v in views], [v[1] for v in views], box_m, CELL_M, (low, high), clusters)
     if found is None or not (found.source == MATCHED).any():
         return None
     matched = found.height_m[found.source == MATCHED]

@@ -252,7 +252,7 @@ def _find_heights(
         search = np.array([[*wide[0], low - ground], [*wide[1], high - ground]])
         used = [(v, s) for v, s, t in zip(tied.vendor, tied.adjustment.shifts_px, train, strict=True) if t]
         views = [matching_view(v, s, frame, search, options.camera, None) for v, s in used]
-        found = relief_of_surface([(image.mean(-1), camera) for image, camera in views], search, clusters)
+        found = relief_of_surface([(image.mean(-1), camera) for image, camera in views], search, ties, clusters)
         if found is None:
             log.note("no coarse surface is found over the area: its box takes the heights of the tie points around it")
     relief, matched = found or (relief_of_ties(ties, wide), None)

@@ -23,7 +23,10 @@ from skyfall_ns.geo.stereo_pairs import good_pairs, height_step_m
 from skyfall_ns.geo.surface_evidence import judge
 
 MOST_VIEWS = 6
-MATCHING = Matching(window=5, best_share=0.5, height_price=0.1)  # smooth water matches at all heights: low ones win
+MATCHING = Matching(window=5, best_share=0.5)
+UNEXPECTED = (
+    0.1  # (1/100 a meter) beyond the heights of ties: smooth water matches at all heights, by chance far off best
+)
 P1, P2 = 10, 60  # penalties (1/100): walls of towers are few cells
 STEP_PX = 0.6  # of images reduced to the size of the cells
 PATCH_M2 = 100.0  # smaller patches that stand apart are no evidence
@@ -45,10 +48,12 @@ def coarse_surface(
     cameras: Sequence[AffineCamera],
     box_m: ndarray,
     cell_m: float,
+    expected_m: tuple[float, float],
     groups: Sequence[int] | None = None,
 ) -> CoarseSurface | None:
     """The upper surface inside a box ([2, 3], local meters) in cells of about `cell_m`, from gray images in 0..1 (NaN
-    where unusable); None where no two views differ enough in direction."""
+    where unusable); None where no two views differ enough in direction. The farther a height is from the `expected_m`
+    ones (lowest and highest), the better it has to match."""
     chosen, pairs = _few_views(good_pairs(cameras, groups))
     if not pairs:
         return None
@@ -63,13 +68,15 @@ def coarse_surface(
     limits = Limits(base + np.float32(low), base + np.float32(levels[-1]), _everywhere(len(chosen), shape))
     warps = [PlaneWarp(camera, grid, base) for camera in views.cameras]
     volume = cost_volume(views.at(cell_m), warps, pairs, levels, limits, MATCHING)
-    total = aggregate(volume.cost, P1, np.full(shape, P2, np.int16))
+    away = np.maximum(0, np.maximum(expected_m[0] - levels, levels - expected_m[1]))
+    price = np.round(UNEXPECTED * away).clip(0, 255).astype(np.uint16)
+    total = aggregate(np.minimum(volume.cost + price, 255).astype(np.uint8), P1, np.full(shape, P2, np.int16))
     index = total.argmin(axis=2)
     height = levels[index].astype(np.float32)
     apart = distances_along_rays_m(total, levels, base, index, views.cameras, cell_m)
     # What lies behind a tower is seen by other pairs, and may match better than its roof: only what is in front counts.
     cost = np.take_along_axis(volume.cost, index[..., None], axis=2)[..., 0]
-    agreeing = cost - MATCHING.height_price * (levels[index] - low) <= MOST_COST
+    agreeing = cost <= MOST_COST
     confirmations = agreeing * (apart <= CONFIRMED_STEPS * step_m).sum(0)
     shown = (volume.first <= index) & (index <= volume.last)
     first = np.where(volume.last < 0, np.inf, levels[np.minimum(volume.first, len(levels) - 1)])
