@@ -101,11 +101,10 @@ def check_overlap(images: Sequence[VendorImage], heights_m: tuple[float, float])
     raise SkyfallError("The --images do not overlap. Give images that show the same place.")
 
 
-def share_seen_twice(images: Sequence[VendorImage], frame: LocalFrame, box: Float64[ndarray, "2 3"]) -> float:
-    """Share of the box's ground that at least two images show."""
-    x, y = (np.linspace(box[0, i], box[1, i], _CELLS) for i in (0, 1))
-    ground = frame.to_geodetic(np.stack([*np.meshgrid(x, y), np.zeros((_CELLS, _CELLS))], -1))
-    return float(np.mean(sum(_shows(image, ground).astype(int) for image in images) >= 2))
+def share_seen_twice(images: Sequence[VendorImage], frame: LocalFrame, surface_m: Float64[ndarray, "n 3"]) -> float:
+    """Share of the points of a surface (local meters) that at least two images show."""
+    lonlath = frame.to_geodetic(surface_m)
+    return float(np.mean(sum(_shows(image, lonlath).astype(int) for image in images) >= 2))
 
 
 def _shows(image: VendorImage, lonlath: Float64[ndarray, "*n 3"]) -> Bool[ndarray, " *n"]:

@@ -8,6 +8,8 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 NODATA_BGR = (60, 60, 60)
+SOURCE_BGR = (NODATA_BGR, (110, 170, 70), (60, 170, 240))  # unknown, matched, filled
+SIGMA_LIMIT_M = 5.0  # of the brightest color
 
 
 def write_png(path: Path, image: ndarray) -> None:
@@ -20,6 +22,8 @@ def write_png(path: Path, image: ndarray) -> None:
 def hillshade(height_m: Float[ndarray, "h w"], cell_m: float) -> UInt8[ndarray, "h w 3"]:
     """Heights coloured from low to high, lit from the north-west; nodata gray."""
     known = np.isfinite(height_m)
+    if not known.any():
+        return np.full((*height_m.shape, 3), NODATA_BGR, np.uint8)
     filled = np.where(known, height_m, np.nanmedian(height_m)).astype(np.float64)
     dy, dx = np.gradient(filled, cell_m)
     normal = np.stack([-dx, dy, np.full_like(dx, 1.0)], -1)
@@ -49,6 +53,20 @@ def share_map(values: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
     """Values in 0..1 from dark to bright."""
     scaled = np.round(255 * np.clip(np.nan_to_num(values), 0, 1)).astype(np.uint8)
     return cv2.applyColorMap(scaled, cv2.COLORMAP_MAGMA)
+
+
+def source_map(source: UInt8[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
+    """Matched cells green, filled ones orange, unknown ones gray."""
+    return np.array(SOURCE_BGR, np.uint8)[source]
+
+
+def sigma_map(sigma_m: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
+    """Standard deviations on a logarithmic scale, dark at 5 cm and bright at `SIGMA_LIMIT_M`; nodata gray."""
+    known = np.isfinite(sigma_m)
+    share = np.log(np.where(known, sigma_m, 1.0).clip(0.05, SIGMA_LIMIT_M) / 0.05) / np.log(SIGMA_LIMIT_M / 0.05)
+    picture = share_map(share)
+    picture[~known] = NODATA_BGR
+    return picture
 
 
 def preview(values: Float[ndarray, "h w b"]) -> UInt8[ndarray, "h w *c"]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from skyfall_ns.data.pictures import hillshade, share_map, write_png
+from skyfall_ns.data.pictures import hillshade, share_map, sigma_map, source_map, write_png
 from skyfall_ns.data.prepare import Prepared
 from skyfall_ns.data.report_page import page
 from skyfall_ns.geo.epipolar import epipolar_segments, transverse_px
@@ -29,9 +29,15 @@ def write_reports(folder: Path, prepared: Prepared) -> dict[str, Any]:
     (folder / "report.json").write_text(json.dumps(data, indent=1) + "\n")
     (folder / PICTURES).mkdir()
     if prepared.surface is not None:
-        grid = prepared.surface.grid
-        write_png(folder / PICTURES / "surface.png", hillshade(prepared.surface.height_m, grid.resolution_m))
-        write_png(folder / PICTURES / "confidence.png", share_map(prepared.surface.confidence))
+        surface = prepared.surface
+        pictures = {
+            "surface": hillshade(surface.height_m, surface.grid.resolution_m),
+            "source": source_map(surface.source),
+            "sigma": sigma_map(surface.sigma_m),
+            "confidence": share_map(surface.confidence),
+        }
+        for name, picture in pictures.items():
+            write_png(folder / PICTURES / f"{name}.png", picture)
     for index, image in enumerate(prepared.scene.images):
         picture = cv2.imread(str(folder / f"previews/{image.name}.png"))
         write_png(folder / PICTURES / f"{image.name}_ties.png", _draw_ties(picture, prepared, index))
@@ -61,6 +67,7 @@ def report(prepared: Prepared) -> dict[str, Any]:
         },
         "points": {"count": prepared.points},
         "surface": _surface_numbers(prepared),
+        "notes": list(prepared.notes),
         "seconds": {k: round(v, 2) for k, v in {**prepared.seconds, "total": sum(prepared.seconds.values())}.items()},
         "crs": scene.frame["crs"],
         "origin": list(scene.frame["origin"]),
@@ -91,12 +98,16 @@ def _adjustment_numbers(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _surface_numbers(prepared: Prepared) -> dict[str, float] | None:
-    surface = prepared.surface
-    if surface is None:
+def _surface_numbers(prepared: Prepared) -> dict[str, Any] | None:
+    surface, coverage = prepared.surface, prepared.coverage
+    if surface is None or coverage is None:
         return None
     return {
         "resolution_m": surface.grid.resolution_m,
+        "matched": coverage.matched,
+        "filled": coverage.filled,
+        "unknown": coverage.unknown,
+        "notes": list(coverage.notes),
         "known": float(np.isfinite(surface.height_m).mean()),
         "confident": float((surface.confidence > 0.5).mean()),
     }

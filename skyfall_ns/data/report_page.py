@@ -32,6 +32,9 @@ def page(data: dict[str, Any], residuals: Sequence[Residuals], pictures: str) ->
         f"<style>{_STYLE}</style><h1>Scene report</h1>",
         _table(("", ""), _facts(data)),
     ]
+    if data["notes"]:
+        items = "".join(f"<li>{html.escape(note)}</li>" for note in data["notes"])
+        parts.append(f"<h2>Notes</h2><ul>{items}</ul>")
     if data["surface"]:
         parts += ["<h2>Dense surface</h2>", _surface(data["surface"], pictures)]
     parts += ["<h2>Images</h2>", _cameras(data), "<h2>Previews, and the tie points that adjust the images</h2>"]
@@ -58,10 +61,13 @@ def _facts(data: dict[str, Any]) -> list[tuple]:
     ]
 
 
-def _surface(numbers: dict[str, float], pictures: str) -> str:
+def _surface(numbers: dict[str, Any], pictures: str) -> str:
     heights = (f"{pictures}/surface.png", f"heights on a {numbers['resolution_m']:g} m grid, lit from the north-west")
+    shares = "of the area {matched:.1%} is matched (green), {filled:.1%} filled from what is around it (orange), "
+    source = (f"{pictures}/source.png", shares.format(**numbers) + f"{numbers['unknown']:.1%} unknown (gray)")
+    sigma = (f"{pictures}/sigma.png", "standard deviation of heights: dark 5 cm, bright 5 m or more")
     known = f"confidence: {numbers['known']:.1%} of the cells known, {numbers['confident']:.1%} above one half"
-    return _figures([heights, (f"{pictures}/confidence.png", known)])
+    return _figures([heights, source, sigma, (f"{pictures}/confidence.png", known)])
 
 
 def _cameras(data: dict[str, Any]) -> str:

@@ -36,6 +36,7 @@ HIDDEN_M = 2.0  # a view that looks this far below the surface's edge may still 
 NEAR_M = 3.0  # beyond the surface so far, later sweeps look this far up and down
 NEAR_REACH_M = 12.0  # and take the surface within this distance for near: edges may be that far off
 RELIEF_M = 160.0  # boxes taller than this are swept above the ground that a coarse sweep finds
+AGREEMENT_CELLS = 5
 BRIGHT = 127.0  # of 255: blank surfaces this bright lie in the sun
 FILLED_CONFIDENCE = 0.1  # factor for cells that are not matched
 
@@ -46,7 +47,8 @@ class Sweep:
     `coarser` times as wide as the surface's, and one height step moves the widest pair's match by `step_px`. Patches
     smaller than `patch_m2` that stand apart from all around them are mistakes, `confirmations` of its views make a
     height matched (a share of those that look, at least two), and heights are medians of `median_cells` square.
-    `sigma_scale` calibrates their sigma."""
+    `sigma_scale` calibrates their sigma. Noise agrees somewhere too: around a matched cell, views agree (0..1, mean of
+    AGREEMENT_CELLS square) by at least `least_agreement`."""
 
     matching: Matching
     p1: int
@@ -57,16 +59,28 @@ class Sweep:
     median_cells: int = 1
     confirmations: float = 0.5
     sigma_scale: float = 1.0
+    least_agreement: float = 0.0
 
 
 # noise is the enemy: patches below 20 m² were wrong by 16 and 22 m on average (Kahramanmaraş, two pairs), even where
 # views agreed well
-FEW = (Sweep(Matching(window=7, best_share=0.4), 5, 150, 0.15, patch_m2=20.0, median_cells=3, sigma_scale=1.3),)
+FEW = (
+    Sweep(
+        Matching(window=7, best_share=0.4),
+        5,
+        150,
+        0.15,
+        patch_m2=20.0,
+        median_cells=3,
+        sigma_scale=1.3,
+        least_agreement=0.55,
+    ),
+)
 _MATCHING = Matching(window=3, best_share=0.4, hue_weight=1.0, height_price=0.6)
 MANY = (  # many pairs average noise away: edges stay sharp
     Sweep(Matching(window=3, best_share=0.5, hue_weight=0.5, height_price=0.2), 15, 80, 0.9, coarser=2, patch_m2=6.0),
     Sweep(_MATCHING, 25, 100, 0.45, patch_m2=6.0),
-    Sweep(_MATCHING, 25, 100, 0.45, patch_m2=6.0),
+    Sweep(_MATCHING, 25, 100, 0.45, patch_m2=6.0, least_agreement=0.3),
 )
 RELIEF = (Sweep(Matching(window=5, best_share=0.5), 15, 100, 2.0, coarser=4, patch_m2=200.0),)
 MANY_PAIRS = 10
@@ -211,15 +225,16 @@ def _sweep(views: MatchingImages, pairs, grid: Grid, base, range_m, step_m: floa
     height, index = _minimum(total, levels)
     apart = distances_along_rays_m(total, levels, base, index, views.cameras, grid.resolution_m)
     textured, bright = _texture(views, warps, height, grid.resolution_m)
-    confirmations = ((np.abs(apart) <= CONFIRMED_M) & textured).sum(0)
-    shown = (volume.first <= index) & (index <= volume.last)
+    confidence = _confidence(volume.cost, index, sweep.matching.height_price * step_m)
+    agreed = cv2.blur(confidence, (AGREEMENT_CELLS, AGREEMENT_CELLS)) >= sweep.least_agreement
+    confirmations = ((np.abs(apart) <= CONFIRMED_M) & textured & agreed).sum(0)
+    shown = (volume.first <= index) & (index <= volume.last) & (textured.sum(0) >= 2)
     shown_from = np.where(volume.last < 0, np.inf, levels[np.minimum(volume.first, len(levels) - 1)])
     shown_from = np.where(shown_from <= limits.low_m + 2 * step_m, -np.inf, shown_from).astype(np.float32)
     needed = max(2, round(sweep.confirmations * len(views.cameras)))
     cells = round(sweep.patch_m2 / grid.resolution_m**2)
     judged = judge(height, confirmations, shown, shown_from, bright, needed, cells, grid.resolution_m)
     judged = replace(judged, height_m=cv2.medianBlur(judged.height_m, sweep.median_cells))
-    confidence = _confidence(volume.cost, index, sweep.matching.height_price * step_m)
     sigma = height_sigma_m(total, index, step_m, apart, judged)
     return _Found(judged, confidence, np.float32(sweep.sigma_scale) * sigma)
 

@@ -25,6 +25,7 @@ GROUND_REACH_M = 15.0  # the ground near a cell is the lowest matched height wit
 ABOVE_GROUND_M = 3.0  # a cell that images show only from so far above the ground on is not matched
 GROWTH_M, GROWTH_NEIGHBORS = 0.7, 3  # cells that fit so many of their eight matched neighbors are matched too
 GROWTH_ROUNDS = 3
+LEAST_MATCHED = 0.05  # of the cells: fewer are matches by chance, and carry no surface
 PLANE_RIM, PLANE_CELLS, PLANE_M, PLANE_ROUNDS = 4, 20, 2.0, 3  # of blank roofs: cells of rim, least number, tolerance
 
 
@@ -50,7 +51,7 @@ def judge(
 ) -> Judged:
     """Matched cells keep their heights, the others take those of their rims (see `hole_filling`).
 
-    `confirmations` counts the views that confirm a height, `shown` says whether two images show it, and `shown_from_m`
+    `confirmations` counts the views that confirm a height, `shown` says whether two images show something there, and `shown_from_m`
     from which height on they show the cell (heights above the same base). `bright` cells are blank and in the sun, and
     no occlusions: a roof as likely as a street. `needed` confirmations make a height matched, in patches of at least
     `patch_cells`.
@@ -67,6 +68,8 @@ def judge(
     for _ in range(GROWTH_ROUNDS):
         fits = _fitting_neighbors(height_m, matched) >= GROWTH_NEIGHBORS
         matched |= shown & within & fits & (confirmations >= 1)
+    if matched.mean() < LEAST_MATCHED:
+        matched = np.zeros_like(matched)
     return _filled(height_m, matched, bright, shown_from_m, cell_m)
 
 

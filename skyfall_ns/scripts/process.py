@@ -33,7 +33,8 @@ class Images:
     size: Annotated[float | None, tyro.conf.arg(metavar="METRES")] = None
     """Side of the square (with --center)."""
     height_range: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH")] = None
-    """Lowest and highest ellipsoidal height in metres. By default found from tie points."""
+    """Lowest and highest ellipsoidal height in metres. By default found by a coarse surface over all heights (with
+    --points sparse: from tie points)."""
     camera: Literal["quadratic", "affine"] = "quadratic"
     """Camera fitted to each RPC over the scene: quadratic is exact, affine leaves up to a tenth of a pixel."""
     no_adjust: bool = False
@@ -148,6 +149,8 @@ def _process(images: tuple[Path, ...], folder: Path, options: "Options", steps: 
     steps.announce("Writing the report")
     report = write_reports(folder, prepared)
     adjustment, heights = report["adjustment"], report["heights_m"]
+    if report["surface"]:
+        print("Surface: {matched:.0%} matched, {filled:.0%} filled, {unknown:.0%} unknown".format(**report["surface"]))
     print(
         f"{adjustment['tracks']} tie points: {adjustment['median_px_before']:.2f} px apart before, "
         f"{adjustment['median_px_after']:.2f} px after; heights {heights['p1']:.0f} to {heights['p99']:.0f} m; "

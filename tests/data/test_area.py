@@ -128,7 +128,12 @@ def test_areas_are_judged_on_the_ground(tmp_path):
 def test_share_of_the_ground_seen_twice(tmp_path):
     images = open_images(deliver(tmp_path))
     frame = LocalFrame.at(np.array([LON, LAT, GROUND_M]))
-    inside, twice_as_wide = (np.array([[-x, -20, 0], [x, 20, 1.0]]) for x in (20.0, 110.0))
+    inside, twice_as_wide = (
+        np.stack([*np.meshgrid(np.linspace(-x, x, 90), np.linspace(-20, 20, 30)), np.zeros((30, 90))], -1).reshape(
+            -1, 3
+        )
+        for x in (20.0, 110.0)
+    )
     assert share_seen_twice(images, frame, inside) == 1.0
     assert share_seen_twice(images, frame, twice_as_wide) == pytest.approx(0.5, abs=0.05)
     assert share_seen_twice(images[:1], frame, inside) == 0.0

@@ -66,19 +66,22 @@ def test_report_json_holds_what_was_promised(processed):
     assert camera["model"] == "quadratic" and 0 <= camera["fit_mean_px"] <= camera["fit_max_px"] < 1e-3
     assert data["points"]["count"] == prepared.points and data["crs"] == "EPSG:32636"
     steps = {k: v for k, v in data["seconds"].items() if k != "total"}
-    assert set(steps) == {"read", "ties", "adjust", "crop", "surface", "points"}
+    assert set(steps) == {"read", "ties", "adjust", "heights", "crop", "surface", "points"}
     assert data["seconds"]["total"] == pytest.approx(sum(steps.values()), abs=0.05)
-    assert data["surface"]["known"] > 0.99 and data["surface"]["resolution_m"] == 0.5
+    surface = data["surface"]
+    assert surface["known"] > 0.99 and surface["resolution_m"] == 0.5
+    assert surface["matched"] > 0.9 and surface["notes"] == data["notes"] == []
+    assert surface["matched"] + surface["filled"] + surface["unknown"] == pytest.approx(1)
     assert len(data["sources"]["view_1"]["sha256"]) == 64 and data["versions"]["skyfall-ns"]
 
 
 def test_every_picture_of_the_page_is_there_and_shows_something(processed):
     folder, prepared, _ = processed
     report = Page((folder / "report.html").read_text())
-    assert len(report.images) == 2 + 2 * len(prepared.scene.images)
+    assert len(report.images) == 4 + 2 * len(prepared.scene.images)
     for source in report.images:
         picture = cv2.imread(str(folder / source))
-        assert picture is not None and picture.std() > 5, source
+        assert picture is not None and (picture.std() > 5 or "/sigma" in source), source
     assert report.elements.count("svg") == 3
     for words in ("EPSG:32636", "px before", "view_3.tif", "Dense surface", "0.5 m grid"):
         assert words in report.text
@@ -102,6 +105,14 @@ def test_residuals_of_the_plots_are_those_of_the_numbers(processed):
         assert len(before) == len(after) == pair.tracks
         assert np.median(np.abs(before)) == pytest.approx(pair.median_px_before, abs=1e-3)
         assert np.median(np.abs(after)) == pytest.approx(pair.median_px_after, abs=1e-3)
+
+
+def test_notes_are_on_the_page(processed):
+    _, prepared, told = processed
+    residuals = [pair_residuals_px(prepared, *pair.images) for pair in prepared.adjustment.pairs]
+    report = Page(page({**told, "notes": ["3% of the area has no data in <A> & B"]}, residuals, "report"))
+    assert "3% of the area has no data in <A> & B" in report.text and "Notes" in report.text
+    assert "Notes" not in Page(page(told, residuals, "report")).text
 
 
 def test_without_a_surface_the_page_has_none(processed):

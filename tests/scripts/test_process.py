@@ -19,7 +19,7 @@ from rasterio.transform import rowcol
 from rasterio.warp import transform
 from vendor_files import LAT, LEANS, LON, deliver, texture, vendor_rpc, write_vendor
 
-from skyfall_ns.data import prepare
+from skyfall_ns.data import prepare, scene_files
 from skyfall_ns.data.city import deliver as city_delivery
 from skyfall_ns.data.scene import Scene
 from skyfall_ns.geo.raster import read_raster
@@ -152,18 +152,18 @@ def test_an_rpc_that_is_none_is_named(call, images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("step", "code", "message"),
+    ("module", "step", "code", "message"),
     [
-        ("write_raster", errno.ENOSPC, "The disk is full"),
-        ("write_png", errno.EROFS, "The disk is read-only"),
-        ("write_ply", errno.EDQUOT, "The disk quota is used up"),
+        (scene_files, "write_raster", errno.ENOSPC, "The disk is full"),
+        (scene_files, "write_png", errno.EROFS, "The disk is read-only"),
+        (prepare, "write_ply", errno.EDQUOT, "The disk quota is used up"),
     ],
 )
-def test_disk_trouble_at_any_step(call, images, tmp_path, monkeypatch, step, code, message):
+def test_disk_trouble_at_any_step(call, images, tmp_path, monkeypatch, module, step, code, message):
     def fail(*_, **__):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(prepare, step, fail)
+    monkeypatch.setattr(module, step, fail)
     arguments = ("images", "--images", *images, "--output-dir", tmp_path / "scene", *SQUARE, "--points", "sparse")
     exit_code, _, err = call(*arguments)
     assert exit_code == 1 and f"{message}: {tmp_path / 'scene'}. " in err and "Traceback" not in err

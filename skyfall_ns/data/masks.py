@@ -1,0 +1,50 @@
+"""Which pixels of an image show the area: those whose line of sight meets the surface inside it."""
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64
+from numba import njit
+from numpy import ndarray
+
+from skyfall_ns.geo.cameras import AffineCamera, quadratic_monomials
+from skyfall_ns.geo.raster import Grid
+
+LONGEST_STEP_M = 2.0  # down a line of sight; steep ones move by less than a cell in it
+
+
+def shows_surface(
+    camera: AffineCamera, grid: Grid, height_m: Float32[ndarray, "h w"], area_m: Float64[ndarray, "2 2"]
+) -> Bool[ndarray, "r c"]:
+    """Pixels whose line of sight, coming down from the satellite, first meets the surface inside the area (min and max,
+    local meters). The surface has a height in every cell; where the grid ends there is none."""
+    width, height = camera.size
+    inverse = np.linalg.inv(camera.matrix[:, :2])
+    colrow = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float64)
+    start = (colrow - camera.matrix[:, 3]) @ inverse.T
+    if camera.quadratic is not None:
+        start -= quadratic_monomials(np.dstack([start, np.zeros(start.shape[:2])])) @ camera.quadratic.T @ inverse.T
+    direction = camera.view_direction()
+    slope = direction[:2] / direction[2]
+    step = min(LONGEST_STEP_M, grid.resolution_m / max(float(np.linalg.norm(slope)), 1e-6))
+    place = np.array([grid.x_min_m, grid.y_max_m, grid.resolution_m])
+    return _march(start, slope, np.ascontiguousarray(height_m, np.float32), place, step, np.asarray(area_m, np.float64))
+
+
+@njit(nogil=True, cache=True)
+def _march(start, slope, height, place, step, area):
+    """From the highest height down in steps, line of sight by line of sight; `start` is where they meet height 0."""
+    rows, columns = start.shape[:2]
+    highest, lowest = float(height.max()), float(height.min())
+    shown = np.zeros((rows, columns), np.bool_)
+    for row in range(rows):
+        for column in range(columns):
+            z = highest
+            while z > lowest - step:
+                z = max(z, lowest)
+                x, y = start[row, column, 0] + z * slope[0], start[row, column, 1] + z * slope[1]
+                c = int(np.floor((x - place[0]) / place[2]))
+                r = int(np.floor((place[1] - y) / place[2]))
+                if 0 <= r < height.shape[0] and 0 <= c < height.shape[1] and height[r, c] >= z:
+                    shown[row, column] = area[0, 0] <= x <= area[1, 0] and area[0, 1] <= y <= area[1, 1]
+                    break
+                z -= step
+    return shown
