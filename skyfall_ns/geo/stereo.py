@@ -228,7 +228,7 @@ def _sweep(views: MatchingImages, pairs, grid: Grid, base, range_m, step_m: floa
     confidence = _confidence(volume.cost, index, sweep.matching.height_price * step_m)
     agreed = cv2.blur(confidence, (AGREEMENT_CELLS, AGREEMENT_CELLS)) >= sweep.least_agreement
     confirmations = ((np.abs(apart) <= CONFIRMED_M) & textured & agreed).sum(0)
-    shown = (volume.first <= index) & (index <= volume.last) & (textured.sum(0) >= 2)
+    shown = (volume.first <= index) & (index <= volume.last) & (textured.sum(0) >= 2) & agreed
     shown_from = np.where(volume.last < 0, np.inf, levels[np.minimum(volume.first, len(levels) - 1)])
     shown_from = np.where(shown_from <= limits.low_m + 2 * step_m, -np.inf, shown_from).astype(np.float32)
     needed = max(2, round(sweep.confirmations * len(views.cameras)))

@@ -27,6 +27,7 @@ GROWTH_M, GROWTH_NEIGHBORS = 0.7, 3  # cells that fit so many of their eight mat
 GROWTH_ROUNDS = 3
 LEAST_MATCHED = 0.05  # of the cells: fewer are matches by chance, and carry no surface
 PLANE_RIM, PLANE_CELLS, PLANE_M, PLANE_ROUNDS = 4, 20, 2.0, 3  # of blank roofs: cells of rim, least number, tolerance
+PLANE_OFF = 0.25  # of its size: how far a part's middle may lie from the middle of the rim that surrounds it
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ def judge(
 ) -> Judged:
     """Matched cells keep their heights, the others take those of their rims (see `hole_filling`).
 
-    `confirmations` counts the views that confirm a height, `shown` says whether two images show something there, and `shown_from_m`
-    from which height on they show the cell (heights above the same base). `bright` cells are blank and in the sun, and
-    no occlusions: a roof as likely as a street. `needed` confirmations make a height matched, in patches of at least
-    `patch_cells`.
+    `confirmations` counts the views that confirm a height, `shown` says whether two images show something there, and
+    `shown_from_m` from which height on they show the cell (heights above the same base). `bright` cells are blank and
+    in the sun, and no occlusions: a roof as likely as a street. `needed` confirmations make a height matched, in
+    patches of at least `patch_cells`.
     """
     sure = shown & (confirmations >= needed)
     large = large_patches(height_m, sure, patch_cells)
@@ -90,7 +91,8 @@ def with_planes(
     height_m: Float32[ndarray, "h w"], matched: Bool[ndarray, "h w"], blank: Bool[ndarray, "h w"]
 ) -> Float32[ndarray, "h w"]:
     """Heights with a plane through the rim of each connected blank part, as a roof has it. Of the rim's matched cells
-    count those that stand within PLANE_M of what fills the part, then of the plane."""
+    count those that stand within PLANE_M of what fills the part, then of the plane. A part whose rim does not surround
+    it keeps what fills it."""
     height_m = height_m.copy()
     parts, _ = label(blank)
     for number, (rows, columns) in enumerate(find_objects(parts), start=1):
@@ -111,8 +113,15 @@ def with_planes(
                 break
             plane = terms @ np.linalg.lstsq(terms[near], heights[near], rcond=None)[0]
         else:
-            heights[part] = np.clip(plane[part], heights[rim].min(), heights[rim].max())
+            if _surrounds(near, part):
+                heights[part] = plane[part]
     return height_m
+
+
+def _surrounds(rim: Bool[ndarray, "h w"], part: Bool[ndarray, "h w"]) -> bool:
+    """Whether the middle of the rim is about that of the part."""
+    ours, theirs = (np.argwhere(mask) for mask in (part, rim))
+    return bool((np.abs(ours.mean(0) - theirs.mean(0)) <= PLANE_OFF * (np.ptp(ours, axis=0) + 1)).all())
 
 
 def ground_near(
