@@ -18,7 +18,8 @@ from skyfall_ns.geo.hole_filling import rim_heights
 UNKNOWN, MATCHED, FILLED = 0, 1, 2
 CONFIRMED_M = 1.0  # a view confirms a height if its line of sight is best within so much of it
 RIM_M = 1.0  # a small patch is no accident if its heights are those of its rim, to within so much
-SMALLER = 4  # a patch between the heights of its rim may be so many times smaller
+TALL_M = 40.0  # beside what is taller, small patches match by chance at any height between
+SMALLER = 4  # and have to be larger, but so many times less than where they stand apart
 APART_M = 3.0  # what stands apart differs by more from every neighbor
 UNIT_M = 0.05  # heights are compared in whole units of 16 bits: 1.6 km up and down
 GROUND_REACH_M = 15.0  # the ground near a cell is the lowest matched height within so much
@@ -64,6 +65,7 @@ def judge(
     lowest, lower, highest, middle = rim_heights(height_m, large, cell_m)
     between = allowed & (height_m >= lowest - RIM_M) & (height_m <= highest + RIM_M)
     usual = (height_m <= lower + RIM_M) | (np.abs(height_m - middle) <= RIM_M) | (np.abs(height_m - highest) <= RIM_M)
+    usual |= highest - lowest <= TALL_M
     within = between & (usual | large_patches(height_m, sure & between, patch_cells // SMALLER))
     matched = large | (sure & within)
     for _ in range(GROWTH_ROUNDS):
