@@ -40,8 +40,10 @@ from skyfall_ns.models.view import model_view
 from skyfall_ns.pipelines.loading import load_run
 
 ELEVATIONS, AZIMUTHS = (35.0, 20.0), 8
-SIZE, FOV_DEG = (960, 600), 50.0  # width, height; vertical, as skyfall-path
+SIZE, FOV_DEG = (960, 540), 30.0  # width, height; vertical: the scene fills the picture
 CELL_M = 0.5
+MARGIN = 1.15  # around the scene
+SOLID = 0.9  # alpha from which a pixel shows the scene
 BACKGROUND = np.array([38, 42, 55]) / 255  # the viewer's
 MATCHED = 1  # in surface_source.tif
 
@@ -85,23 +87,29 @@ def orbit_cameras(box_m: np.ndarray, elevation_deg: float) -> list[PinholeCamera
     low, high = box_m
     target = np.array([*(low[:2] + high[:2]) / 2, 0.0])
     tangent = np.tan(np.radians(FOV_DEG / 2))
-    radius = 0.5 * float(np.hypot(*(high - low)[:2])) / tangent
     width, height = SIZE
+    radius = 0.5 * float(np.hypot(*(high - low)[:2])) / tangent * height / width * MARGIN
     focal = height / (2 * tangent)
     intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     poses = orbit(target, radius, elevation_deg, AZIMUTHS) @ np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL to OpenCV axes
     return [PinholeCamera(np.linalg.inv(pose), intrinsics, SIZE) for pose in poses]
 
 
+def _bytes(colors: np.ndarray) -> np.ndarray:
+    return np.round(255 * colors.clip(0, 1)).astype(np.uint8)
+
+
 @torch.no_grad()
 def render_orbit(model: SkyfallModel, elevation_deg: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pictures "h w 3" of 8 bits in the scene's mean look, and alpha "h w" in 0..1."""
+    """Pictures "h w 3" of 8 bits in the look of free views, and their pixels that show the scene "n 3"."""
     on_model, found = model.on_model, []
     for camera in orbit_cameras(on_model.scene.box_m, elevation_deg):
-        drawn = model.render(model_view(camera, np.array(on_model.centre_m), on_model.scale))
-        alpha = drawn.alpha.cpu().numpy()
-        color = drawn.color.cpu().numpy() + (1 - alpha[..., None]) * BACKGROUND
-        found.append((np.round(255 * color.clip(0, 1)).astype(np.uint8), alpha))
+        view = model_view(camera, np.array(on_model.centre_m), on_model.scale)
+        drawn = model.render(view, look=model.looks.free())
+        alpha, color = drawn.alpha.cpu().numpy(), drawn.color.cpu().numpy()
+        shown = color[alpha > SOLID] / alpha[alpha > SOLID][:, None]
+        picture = color + (1 - alpha[..., None]) * BACKGROUND
+        found.append((_bytes(picture), _bytes(shown)))
     return found
 
 
@@ -110,21 +118,21 @@ def write_pictures(model: SkyfallModel, folder: Path) -> tuple[list[str], list[n
     folder.mkdir(parents=True, exist_ok=True)
     names, pixels = [], []
     for elevation in ELEVATIONS:
-        for k, (picture, alpha) in enumerate(render_orbit(model, elevation)):
+        for k, (picture, shown) in enumerate(render_orbit(model, elevation)):
             name = f"e{elevation:.0f}_a{(180 + 360 * k // AZIMUTHS) % 360:03d}.jpg"
             cv2.imwrite(str(folder / name), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
             names.append(f"{folder.name}/{name}")
-            pixels.append(picture[alpha > 0.5])
+            pixels.append(shown)
     return names, pixels
 
 
 def image_pixels(scene: Scene) -> list[np.ndarray]:
-    """Pixels of the toned training images; black ones are nodata."""
+    """Pixels of the toned training images, as previews/ holds them; black ones are nodata."""
     pixels = []
     for image in scene.images:
         if image.split == "train":
-            picture = cv2.imread(str(scene.folder / image.path), cv2.IMREAD_COLOR)
-            assert picture is not None, image.path
+            picture = cv2.imread(str(scene.folder / f"previews/{image.name}.png"), cv2.IMREAD_COLOR)
+            assert picture is not None, image.name
             pixels.append(picture[picture.any(-1)][:, ::-1])
     return pixels
 
