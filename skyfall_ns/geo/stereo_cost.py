@@ -115,7 +115,7 @@ def cost_volume(views, warps: Sequence[PlaneWarp], pairs, levels_m, limits: Limi
         layers = np.empty((len(views), views[0].shape[2], *shown.shape), np.float32)
         valid = np.empty((len(views), *shown.shape), np.bool_)
         for view, (warp, image) in enumerate(zip(warps, views, strict=True)):
-            _split(warp(image, height_m, part).reshape(*shown.shape, -1), layers[view], valid[view])
+            _split(warp(image, float(height_m), part).reshape(*shown.shape, -1), layers[view], valid[view])
         gray = np.pad(layers[:, 0], ((0, 0), (radius, radius), (radius, radius)), mode="symmetric")
         price = np.float32(matching.height_price * (levels_m[d] - levels_m[0]))
         _level(

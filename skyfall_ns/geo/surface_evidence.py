@@ -156,4 +156,4 @@ def _fitting_neighbors(height_m, matched) -> Int[ndarray, "h w"]:
     rows, columns = height_m.shape
     padded = np.pad(np.where(matched, height_m, np.inf), 1, constant_values=np.inf)
     around = [padded[r : r + rows, c : c + columns] for r in range(3) for c in range(3) if (r, c) != (1, 1)]
-    return sum((np.abs(a - height_m) <= GROWTH_M).astype(int) for a in around)
+    return np.sum([np.abs(a - height_m) <= GROWTH_M for a in around], axis=0)
