@@ -11,6 +11,7 @@ from skyfall_ns.errors import SceneError
 from skyfall_ns.evaluation.place import shift_of_cameras
 from skyfall_ns.geo.dsm import compare_dsm
 from skyfall_ns.geo.raster import read_raster
+from skyfall_ns.geo.surface_evidence import MATCHED
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +36,13 @@ def test_a_scene_is_moved_back_to_where_true_cameras_see_it(scene_and_rpcs, off)
 
 
 def test_what_vendors_pointed_wrong_is_metres_and_brings_the_surface_to_its_truth(city_scene):
-    """Two ways to tell it that share nothing: cameras, and heights (with cells of a metre and walls a cell wrong)."""
+    """Two ways to tell it that share nothing: cameras, and matched heights (with walls a cell wrong)."""
     shift = shift_of_cameras(Scene.load(city_scene), city_scene / "truth/rpc")
     assert 0.1 < np.hypot(*shift[:2]) < 8
-    surface, truth = (read_raster(city_scene / name) for name in ("surface.tif", "truth/dsm.tif"))
+    surface, source, truth = (
+        read_raster(city_scene / name) for name in ("surface.tif", "surface_source.tif", "truth/dsm.tif")
+    )
+    surface = replace(surface, bands=np.where(source.bands == MATCHED, surface.bands, np.nan))
     by_heights = compare_dsm(surface, truth).report["shift_m"]
     np.testing.assert_allclose(by_heights[:2], shift[:2], atol=0.8)
     np.testing.assert_allclose(by_heights[2], shift[2], atol=0.1)
