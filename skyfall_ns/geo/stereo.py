@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8, UInt16
+from jaxtyping import Float32, Int, UInt8, UInt16
 from numpy import ndarray
 from scipy.ndimage import maximum_filter, minimum_filter
 
@@ -48,7 +48,8 @@ class Sweep:
     smaller than `patch_m2` that stand apart from all around them are mistakes, `confirmations` of its views make a
     height matched (a share of those that look, at least two), and heights are medians of `median_cells` square.
     `sigma_scale` calibrates their sigma. Noise agrees somewhere too: around a matched cell, views agree (0..1, mean of
-    AGREEMENT_CELLS square) by at least `least_agreement`."""
+    AGREEMENT_CELLS square) by at least `least_agreement`. From `tower_agreement`
+    on, what other pairs see behind a cell is nothing against it."""
 
     matching: Matching
     p1: int
@@ -60,6 +61,7 @@ class Sweep:
     confirmations: float = 0.5
     sigma_scale: float = 1.0
     least_agreement: float = 0.0
+    tower_agreement: float = math.inf
 
 
 # noise is the enemy: patches below 20 m² were wrong by 16 and 22 m on average (Kahramanmaraş, two pairs), even where
@@ -78,9 +80,17 @@ FEW = (
 )
 _MATCHING = Matching(window=3, best_share=0.4, hue_weight=1.0, height_price=0.6)
 MANY = (  # many pairs average noise away: edges stay sharp
-    Sweep(Matching(window=3, best_share=0.5, hue_weight=0.5, height_price=0.2), 15, 80, 0.9, coarser=2, patch_m2=6.0),
-    Sweep(_MATCHING, 25, 100, 0.45, patch_m2=6.0),
-    Sweep(_MATCHING, 25, 100, 0.45, patch_m2=6.0, least_agreement=0.3),
+    Sweep(
+        Matching(window=3, best_share=0.5, hue_weight=0.5, height_price=0.2),
+        15,
+        80,
+        0.9,
+        coarser=2,
+        patch_m2=6.0,
+        tower_agreement=0.75,
+    ),
+    Sweep(_MATCHING, 25, 100, 0.45, patch_m2=6.0, tower_agreement=0.75),
+    Sweep(_MATCHING, 25, 100, 0.45, patch_m2=6.0, least_agreement=0.3, tower_agreement=0.75),
 )
 RELIEF = (Sweep(Matching(window=5, best_share=0.5), 15, 100, 2.0, coarser=4, patch_m2=200.0),)
 MANY_PAIRS = 10
@@ -226,8 +236,9 @@ def _sweep(views: MatchingImages, pairs, grid: Grid, base, range_m, step_m: floa
     apart = distances_along_rays_m(total, levels, base, index, views.cameras, grid.resolution_m)
     textured, bright = _texture(views, warps, height, grid.resolution_m)
     confidence = _confidence(volume.cost, index, sweep.matching.height_price * step_m)
-    agreed = cv2.blur(confidence, (AGREEMENT_CELLS, AGREEMENT_CELLS)) >= sweep.least_agreement
-    confirmations = ((np.abs(apart) <= CONFIRMED_M) & textured & agreed).sum(0)
+    agreement = cv2.blur(confidence, (AGREEMENT_CELLS, AGREEMENT_CELLS))
+    confirmations = _confirmations(apart, textured, agreement, sweep)
+    agreed = agreement >= sweep.least_agreement
     shown = (volume.first <= index) & (index <= volume.last) & (textured.sum(0) >= 2) & agreed
     shown_from = np.where(volume.last < 0, np.inf, levels[np.minimum(volume.first, len(levels) - 1)])
     shown_from = np.where(shown_from <= limits.low_m + 2 * step_m, -np.inf, shown_from).astype(np.float32)
@@ -237,6 +248,15 @@ def _sweep(views: MatchingImages, pairs, grid: Grid, base, range_m, step_m: floa
     judged = replace(judged, height_m=cv2.medianBlur(judged.height_m, sweep.median_cells))
     sigma = height_sigma_m(total, index, step_m, apart, judged)
     return _Found(judged, confidence, np.float32(sweep.sigma_scale) * sigma)
+
+
+def _confirmations(apart_m, textured, agreement, sweep: Sweep) -> Int[ndarray, "h w"]:
+    """How many views confirm each cell: their lines of sight have nothing better. Where many views agree, lines that
+    find something better behind the cell count too if one confirms it: other pairs see what a tower hides from them."""
+    best = ((np.abs(apart_m) <= CONFIRMED_M) & textured).sum(0)
+    not_hidden = ((apart_m <= CONFIRMED_M) & textured).sum(0)
+    counted = np.where((agreement >= sweep.tower_agreement) & (best >= 1), not_hidden, best)
+    return np.where(agreement >= sweep.least_agreement, counted, 0)
 
 
 def _texture(views: MatchingImages, warps: Sequence[PlaneWarp], height_m, cell_m: float):

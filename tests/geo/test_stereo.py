@@ -12,7 +12,7 @@ from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.geo.matching_images import hues
 from skyfall_ns.geo.points import surface_points
 from skyfall_ns.geo.raster import Grid
-from skyfall_ns.geo.stereo import FEW, _limits, dense_surface
+from skyfall_ns.geo.stereo import FEW, MANY, _confirmations, _limits, dense_surface
 from skyfall_ns.geo.stereo_pairs import PARTNERS, convergence_deg, good_pairs, height_step_m
 from skyfall_ns.geo.surface_evidence import FILLED, MATCHED, UNKNOWN
 from skyfall_ns.geo.visibility import lowest_visible_m
@@ -230,6 +230,18 @@ def test_later_sweeps_try_heights_near_the_surface_and_ask_only_views_that_see_a
     everything = _limits(None, flat, grid, (-5.0, 22.0), [camera(270, 30)])
     assert np.isneginf(everything.visible_m).all()
     assert (everything.low_m == -5).all() and (everything.high_m == 22).all()
+
+
+def test_what_other_pairs_see_behind_a_tower_is_nothing_against_it_where_views_agree():
+    """Three views: one confirms a cell, two find something better behind it; or one does, and one sees higher things."""
+    apart = np.array([[0.2, 0.2], [-9.0, -9.0], [-9.0, 9.0]])[:, :, None]
+    textured = np.ones(apart.shape, bool)
+    agreement = np.full((2, 1), 0.8)
+    np.testing.assert_array_equal(_confirmations(apart, textured, agreement, FEW[0]), [[1], [1]])
+    np.testing.assert_array_equal(_confirmations(apart, textured, agreement, MANY[0]), [[3], [2]])
+    np.testing.assert_array_equal(_confirmations(apart, textured, 0.7 * agreement, MANY[0]), [[1], [1]])
+    np.testing.assert_array_equal(_confirmations(apart, textured, 0.1 * agreement, MANY[2]), [[0], [0]])
+    np.testing.assert_array_equal(_confirmations(apart - 9.0, textured, agreement, MANY[0]), [[0], [3]])
 
 
 def test_hues_are_the_same_in_shadow_and_haze():
