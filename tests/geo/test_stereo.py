@@ -233,7 +233,7 @@ def test_later_sweeps_try_heights_near_the_surface_and_ask_only_views_that_see_a
 
 
 def test_what_other_pairs_see_behind_a_tower_is_nothing_against_it_where_views_agree():
-    """Three views: one confirms a cell, two find something better behind it; or one does, and one sees higher things."""
+    """Three views: one confirms a cell, two see something better behind it; or one does, and one something higher."""
     apart = np.array([[0.2, 0.2], [-9.0, -9.0], [-9.0, 9.0]])[:, :, None]
     textured = np.ones(apart.shape, bool)
     agreement = np.full((2, 1), 0.8)
