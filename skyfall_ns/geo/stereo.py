@@ -92,7 +92,7 @@ MANY = (  # many pairs average noise away: edges stay sharp
     Sweep(_MATCHING, 25, 100, 0.45, patch_m2=6.0, tower_agreement=0.75),
     Sweep(_MATCHING, 25, 100, 0.45, patch_m2=6.0, least_agreement=0.3, tower_agreement=0.75),
 )
-RELIEF = (Sweep(Matching(window=5, best_share=0.5), 15, 100, 2.0, coarser=4, patch_m2=200.0),)
+RELIEF = Sweep(Matching(window=5, best_share=0.5), 15, 100, 2.0, coarser=4, patch_m2=200.0)
 MANY_PAIRS = 10
 
 
@@ -133,7 +133,7 @@ def dense_surface(
     used = sorted({view for pair in pairs for view in pair})
     pairs = [(used.index(i), used.index(j)) for i, j in pairs]
     sweeps = MANY if len(pairs) >= MANY_PAIRS else FEW
-    sizes = {resolution_m * sweep.coarser for sweep in (*sweeps, *RELIEF)}
+    sizes = {resolution_m * sweep.coarser for sweep in (*sweeps, RELIEF)}
     views = MatchingImages([images[v] for v in used], [cameras[v] for v in used], sizes)
     grid = Grid.over(box_m, resolution_m)
     base, (low, high) = _relief(views, pairs, grid, (float(box_m[0, 2]), float(box_m[1, 2])))
@@ -162,11 +162,10 @@ def _relief(views: MatchingImages, pairs, grid: Grid, range_m: tuple[float, floa
     flat = np.zeros((grid.height, grid.width), np.float32)
     if range_m[1] - range_m[0] <= RELIEF_M:
         return flat, range_m
-    sweep = RELIEF[0]
-    cells = _coarse(grid, sweep.coarser)
-    step_m = height_step_m(views.cameras, pairs, sweep.step_px)
+    cells = _coarse(grid, RELIEF.coarser)
+    step_m = height_step_m(views.cameras, pairs, RELIEF.step_px)
     tall = np.zeros((cells.height, cells.width), np.float32)
-    found = _sweep(views, pairs, cells, tall, range_m, step_m, sweep, None, None)
+    found = _sweep(views, pairs, cells, tall, range_m, step_m, RELIEF, None, None)
     known = found.judged.source == MATCHED
     if not known.any():
         return flat, range_m
@@ -174,7 +173,7 @@ def _relief(views: MatchingImages, pairs, grid: Grid, range_m: tuple[float, floa
     ground = cv2.GaussianBlur(ground, (0, 0), 15.0 / cells.resolution_m)
     above = (found.judged.height_m - ground)[known]
     margin = 5.0 + 2 * step_m
-    base = cv2.resize(ground, None, fx=sweep.coarser, fy=sweep.coarser, interpolation=cv2.INTER_LINEAR)
+    base = cv2.resize(ground, None, fx=RELIEF.coarser, fy=RELIEF.coarser, interpolation=cv2.INTER_LINEAR)
     return base[: grid.height, : grid.width], (float(above.min()) - margin, float(above.max()) + margin)
 
 
