@@ -20,12 +20,11 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from rasterizer import machine
 
-from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.export.dsm import Dsm
-from skyfall_ns.geo.dsm import compare_dsm
+from skyfall_ns.geo.dsm_comparison import compare_dsm
 from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.geo.raster import Grid, Raster, read_raster
-from skyfall_ns.models.heights import (
+from skyfall_ns.models.geometry.height_map import (
     APART_M,
     FINER,
     NEAR_M,
@@ -37,7 +36,8 @@ from skyfall_ns.models.heights import (
     with_upright_walls,
 )
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
-from skyfall_ns.pipelines.loading import load_run
+from skyfall_ns.pipelines.load_run import load_run
+from skyfall_ns.scene.model_space import SceneOnModel
 
 CELL_M = 0.5
 TITLE = (

@@ -41,9 +41,9 @@ def chosen(images: list[Path], count: int) -> list[Path]:
 
 def measure(images: list[Path], folder: Path, size_m: float, points: Literal["dense", "sparse"]) -> dict:
     """Process images of a synthetic city into an empty folder; what it took."""
-    from skyfall_ns.data.area import Area
-    from skyfall_ns.data.city.deliver import PLACE
-    from skyfall_ns.data.prepare import Options, prepare
+    from skyfall_ns.processing.area_of_interest import Area
+    from skyfall_ns.processing.process import Options, prepare
+    from skyfall_ns.synthetic_city.delivery import PLACE
 
     announced: list[str] = []
     pairs = 0
@@ -121,7 +121,7 @@ def main() -> None:
 
 def deliver(folder: Path, size_m: float) -> list[Path]:
     """The city's images, made where the folder has none."""
-    from skyfall_ns.data.city import write_city
+    from skyfall_ns.synthetic_city import write_city
 
     if not (folder / "raw").exists():
         write_city(folder, size_m=size_m, views=VIEWS)

@@ -23,21 +23,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rasterizer import machine
 from real_scenes_report import html_report, markdown_report
 
-from skyfall_ns.data.scene import Scene
 from skyfall_ns.evaluation.calibration import sigma_calibration
 from skyfall_ns.evaluation.cells import resample, shift_cells, translate
 from skyfall_ns.evaluation.envelope import compare_envelope
 from skyfall_ns.evaluation.exposure import exposure_statistics
 from skyfall_ns.evaluation.lidar import LidarTruth, error_statistics, read_lidar, score_lidar
 from skyfall_ns.export.dsm import render_dsm
+from skyfall_ns.geo.camera_poses import orbit
 from skyfall_ns.geo.cameras import PinholeCamera
-from skyfall_ns.geo.dsm import compare_dsm
+from skyfall_ns.geo.dsm_comparison import compare_dsm
 from skyfall_ns.geo.frame import LocalFrame
-from skyfall_ns.geo.orbits import orbit
 from skyfall_ns.geo.raster import Raster, read_raster
+from skyfall_ns.models.geometry.view import model_view
 from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.models.view import model_view
-from skyfall_ns.pipelines.loading import load_run
+from skyfall_ns.pipelines.load_run import load_run
+from skyfall_ns.scene.scene import Scene
 
 ELEVATIONS, AZIMUTHS = (35.0, 20.0), 8
 SIZE, FOV_DEG = (960, 540), 30.0  # width, height; vertical: the scene fills the picture

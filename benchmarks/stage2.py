@@ -58,9 +58,9 @@ def training_psnr(config: Path) -> float:
     import torch
     from nerfstudio.utils.eval_utils import eval_setup
 
-    from skyfall_ns import host
+    from skyfall_ns import nerfstudio_patches
 
-    host.cure()
+    nerfstudio_patches.cure()
     _, pipeline, _, _ = eval_setup(config, test_mode="inference")
     data: Any = pipeline.datamanager
     values = []

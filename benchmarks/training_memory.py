@@ -40,8 +40,8 @@ def hills_m(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def make_scene(folder: Path, splats: int, size_px: int, images: int) -> None:
     """A scene of square images with as many points, seen from directions around the zenith."""
-    from skyfall_ns.data.ply import Cloud, write_ply
-    from skyfall_ns.data.scene import Scene
+    from skyfall_ns.io.ply import Cloud, write_ply
+    from skyfall_ns.scene.scene import Scene
 
     rng, half = np.random.default_rng(0), GSD_M * size_px / 2
     xy = rng.uniform(-half, half, (splats, 2))
@@ -73,8 +73,8 @@ def write_image(folder: Path, number: int, size_px: int, rng: np.random.Generato
     """Patches of random brightness; the view leans by a tenth or two, each to another side."""
     import cv2
 
-    from skyfall_ns.data.scene import SceneImage, Tone
     from skyfall_ns.geo.cameras import AffineCamera
+    from skyfall_ns.scene.scene import SceneImage, Tone
 
     small = rng.integers(0, 2048, (size_px // 8, size_px // 8, 3)).astype(np.uint16)
     cv2.imwrite(str(folder / f"{number}.tif"), cv2.resize(small, (size_px, size_px), interpolation=cv2.INTER_LINEAR))

@@ -75,7 +75,8 @@ def trainer_on(scene: Path, folder: Path, device: str = "cpu"):
 
 def watch(parts: Parts, trainer) -> None:
     """Name the parts of a step. The way back runs in autograd's order on the calling thread's behalf."""
-    from skyfall_ns.models import losses, shadow_lookup
+    from skyfall_ns.models import losses
+    from skyfall_ns.models.appearance import shadow_lookup
     from skyfall_ns.models.rasterizers import cpu
     from skyfall_ns.models.ssim import _FusedSsim
 
@@ -150,7 +151,7 @@ def made_city(folder: Path) -> Path:
 
 def thin(path: Path) -> None:
     """Keep SPLATS of a scene's points."""
-    from skyfall_ns.data.ply import read_ply, write_ply
+    from skyfall_ns.io.ply import read_ply, write_ply
 
     cloud = read_ply(path)
     kept = np.sort(np.random.default_rng(0).permutation(len(cloud.xyz_m))[:SPLATS])

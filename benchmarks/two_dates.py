@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from rasterizer import machine
 
-from skyfall_ns.geo.dsm import compare_dsm, scores
+from skyfall_ns.geo.dsm_comparison import compare_dsm, scores
 from skyfall_ns.geo.raster import read_raster, write_raster
 
 AGREE_M = 1.0

@@ -8,18 +8,18 @@ from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerC
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from skyfall_ns import host
-from skyfall_ns.dataparsers.skyfall_dataparser import MODEL_PER_METRE
-from skyfall_ns.host import FusedAdamConfig, PlainExponentialDecayConfig
-from skyfall_ns.models.config import SkyfallModelConfig
-from skyfall_ns.pipelines.curriculum import REFERENCE_JAX
+from skyfall_ns import nerfstudio_patches
+from skyfall_ns.idu.curriculum import REFERENCE_JAX
+from skyfall_ns.models.skyfall import SkyfallModelConfig
+from skyfall_ns.nerfstudio_patches import FusedAdamConfig, PlainExponentialDecayConfig
 from skyfall_ns.pipelines.depth_supervision import DepthSupervisionConfig
 from skyfall_ns.pipelines.idu_pipeline import IduPipelineConfig
-from skyfall_ns.pipelines.pseudo_cameras import PseudoSchedule
 from skyfall_ns.pipelines.skyfall_pipeline import SkyfallPipelineConfig
-from skyfall_ns.refiners.config import FLUX, KLEIN
+from skyfall_ns.priors.pseudo_cameras import PseudoSchedule
+from skyfall_ns.refiners.registry import FLUX, KLEIN
+from skyfall_ns.scene.model_space import MODEL_PER_METRE
 
-host.cure()
+nerfstudio_patches.cure()
 
 STEPS = 600  # on two cores of an AMD EPYC, 351 s for eight images of 0.28 megapixels
 FAST_STEPS = 250

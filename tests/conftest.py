@@ -27,7 +27,7 @@ def kahramanmaras(real_data: Path) -> list[Path]:
 @pytest.fixture(scope="session")
 def city_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A processed synthetic city; tests only read it."""
-    from scenes import make_city_scene
+    from helpers.scenes import make_city_scene
 
     folder = tmp_path_factory.mktemp("city") / "scene"
     make_city_scene(folder)
@@ -37,7 +37,7 @@ def city_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def hard_city_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A processed difficult city of 96 m and five views; tests only read it."""
-    from scenes import make_hard_city_scene
+    from helpers.scenes import make_hard_city_scene
 
     folder = tmp_path_factory.mktemp("hard_city") / "scene"
     make_hard_city_scene(folder)

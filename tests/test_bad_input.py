@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from test_cli_host import run
 
-from skyfall_ns.data.ply import read_ply, write_ply
-from skyfall_ns.data.scene import Scene
 from skyfall_ns.errors import SceneError
+from skyfall_ns.io.ply import read_ply, write_ply
 from skyfall_ns.method_configs import skyfall
+from skyfall_ns.scene.scene import Scene
 
 
 def with_numbers(scene: Path, index: int, value: float) -> str:

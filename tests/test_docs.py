@@ -9,7 +9,7 @@ from test_cli_host import BIN
 
 from skyfall_ns import method_configs
 from skyfall_ns.method_configs import skyfall_idu
-from skyfall_ns.refiners.catalogue import models_table
+from skyfall_ns.refiners.model_catalog import models_table
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from idu_runs import (
+from helpers.idu_runs import (
     END,
     STAGE1,
     STEPS,
@@ -30,22 +30,23 @@ from idu_runs import (
 from nerfstudio.engine.trainer import TrainerConfig
 from test_resume import assert_equal
 
-from skyfall_ns.data.scene import Scene
 from skyfall_ns.errors import SkyfallError, TrainingError
+from skyfall_ns.idu import episode_store
+from skyfall_ns.idu.curriculum import Curriculum, camera_of, poses
+from skyfall_ns.idu.episode_store import EpisodeFolder
+from skyfall_ns.idu.rendering import local_view
+from skyfall_ns.idu.synthetic_views import SyntheticViews
 from skyfall_ns.method_configs import skyfall, skyfall_idu
 from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.pipelines import episode_folder, idu_pipeline
-from skyfall_ns.pipelines.curriculum import Curriculum, camera_of, poses
-from skyfall_ns.pipelines.episode_folder import EpisodeFolder
-from skyfall_ns.pipelines.episode_render import local_view
+from skyfall_ns.pipelines import idu_pipeline
 from skyfall_ns.pipelines.idu_pipeline import IduPipeline
-from skyfall_ns.pipelines.synthetic import SyntheticViews
-from skyfall_ns.refiners import pairs as refiner_pairs
-from skyfall_ns.refiners import scene
-from skyfall_ns.refiners.config import RefinerOptions
+from skyfall_ns.refiners import denoiser
+from skyfall_ns.refiners import denoiser_pairs as refiner_pairs
+from skyfall_ns.refiners.bilateral import SmoothRefinerConfig
+from skyfall_ns.refiners.denoiser_options import SceneOptions
 from skyfall_ns.refiners.options import DiffusionOptions
-from skyfall_ns.refiners.scene_options import SceneOptions
-from skyfall_ns.refiners.smooth import SmoothRefinerConfig
+from skyfall_ns.refiners.registry import RefinerOptions
+from skyfall_ns.scene.scene import Scene
 
 NAMES = [f"{number:03d}" for number in range(VIEWS)]
 ONCE = Counter({(f"episode_{episode:02d}", name): 1 for episode in (1, 2) for name in NAMES})
@@ -105,7 +106,7 @@ def test_episodes_before_are_remembered_as_much_as_asked(city_scene, tmp_path):
 
 def test_depth_supervision_ends_with_stage_1(city_scene, tmp_path):
     from skyfall_ns.pipelines.depth_supervision import DepthSupervision
-    from skyfall_ns.pipelines.pseudo_cameras import PseudoSchedule
+    from skyfall_ns.priors.pseudo_cameras import PseudoSchedule
 
     config = config_for(city_scene, tmp_path, "depth")
     config.pipeline.depth.prior = "surface"
@@ -180,11 +181,11 @@ def killing(where: str, after: int):
     if where == "pairs":
         return patch.object(refiner_pairs, "write_whole", before(refiner_pairs.write_whole))
     if where in ("render", "depth", "refined", "weight"):
-        write = before(episode_folder.write_whole, lambda path, data: path.parent.name == where)
-        return patch.object(episode_folder, "write_whole", write)
+        write = before(episode_store.write_whole, lambda path, data: path.parent.name == where)
+        return patch.object(episode_store, "write_whole", write)
     if where == "manifest":
-        write = before(episode_folder.write_whole, lambda path, data: path.name == "manifest.json")
-        return patch.object(episode_folder, "write_whole", write)
+        write = before(episode_store.write_whole, lambda path, data: path.name == "manifest.json")
+        return patch.object(episode_store, "write_whole", write)
     if where == "swap":
         return patch.object(idu_pipeline.SyntheticViews, "of", before(SyntheticViews.of))
     if where == "checkpoint":
@@ -276,7 +277,7 @@ def test_the_scenes_own_refiner_learns_once_per_episode(city_scene, tmp_path):
         config.pipeline.refiner = RefinerOptions("scene", scene=FEW)
         return config
 
-    with patch.object(scene, "train_network", side_effect=scene.train_network) as learned:
+    with patch.object(denoiser, "train_network", side_effect=denoiser.train_network) as learned:
         train(options("undisturbed"))
         assert learned.call_count == 2
         with pytest.raises(Killed), killing("refined", VIEWS + 2):
@@ -434,7 +435,10 @@ WRONG = [
     ({"stage1_steps": 0}, r"--pipeline\.stage1-steps is 0\. Pass 1 or more"),
     ({"look": "nowhere"}, r"--pipeline\.look nowhere is none of the training images\. They are: view_0"),
     ({"stage1": Path("nowhere/config.yml")}, r"nowhere/config\.yml does not exist\. Pass the config\.yml"),
-    ({"refiner": RefinerOptions("scene", scene=SceneOptions(steps=0))}, r"refiner\.scene\.steps 0 trains no network"),
+    (
+        {"refiner": RefinerOptions("scene", scene=SceneOptions(steps=0))},
+        r"refiner\.scene\.steps 0 trains no network",
+    ),
 ]
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from idu_runs import NsTrain, contents
+from helpers.idu_runs import NsTrain, contents
 from test_cli_host import run as called
 from test_resume import assert_equal
 
-from skyfall_ns.pipelines.episode_folder import EpisodeFolder
+from skyfall_ns.idu.episode_store import EpisodeFolder
 
 STAGE1, STEPS, VIEWS, SAVED = 6, 12, 24, 4  # steps of stage 1 and of an episode, views of one, steps between saves
 

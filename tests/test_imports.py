@@ -24,11 +24,11 @@ def modules(pattern):
 
 
 PARTS = [f"skyfall_ns.models.{m}" for m in ("losses", "ssim", "rasterizers")]
-DATA = [m for m in (*modules("data/*.py"), *modules("data/city/*.py")) if not m.endswith("datamanager")]
+DATA = [name for package in ("io", "scene", "processing", "synthetic_city") for name in modules(f"{package}/*.py")]
 TRAINING = [
-    *modules("dataparsers/*.py"), *modules("models/*.py"), *modules("models/rasterizers/*.py"),
-    *modules("priors/*.py"), *modules("pipelines/*.py"), "skyfall_ns.data.datamanager", "skyfall_ns.data.scene",
-    "skyfall_ns.data.ply", "skyfall_ns.method_configs",
+    *modules("dataparsers/*.py"), *modules("models/**/*.py"), *modules("priors/*.py"), *modules("idu/*.py"),
+    *modules("pipelines/*.py"), "skyfall_ns.scene.scene", "skyfall_ns.scene.model_space", "skyfall_ns.io.ply",
+    "skyfall_ns.method_configs",
 ]  # fmt: skip
 
 RULES = {
@@ -36,10 +36,13 @@ RULES = {
     "commands": (modules("scripts/*.py"), LIGHT | GUESTS),
     "geometry": (modules("geo/*.py"), HEAVY | GUESTS),
     "data": (DATA, HEAVY | GUESTS),
-    "scenes can be read": (["skyfall_ns.data.scene", "skyfall_ns.data.ply"], HEAVY | GUESTS | MAPS),
+    "scenes can be read": (
+        ["skyfall_ns.scene.scene", "skyfall_ns.scene.model_space", "skyfall_ns.io.ply"],
+        HEAVY | GUESTS | MAPS,
+    ),
     "parts of models": (PARTS, {"nerfstudio", "open3d"} | GUESTS | MAPS),
     "refiners": (
-        [*modules("refiners/*.py"), *modules("refiners/flow_models/*.py")],
+        modules("refiners/**/*.py"),
         {"nerfstudio", "open3d", "accelerate"} | GUESTS | MAPS,
     ),
     "depth priors": (modules("priors/*.py"), {"nerfstudio", "open3d"} | GUESTS | MAPS),

@@ -11,8 +11,8 @@ import pytest
 import tyro
 from nerfstudio.engine.trainer import TrainerConfig
 
-from skyfall_ns.dataparsers.skyfall_dataparser import MODEL_PER_METRE
 from skyfall_ns.errors import TrainingError
+from skyfall_ns.idu.curriculum import REFERENCE_JAX, Curriculum
 from skyfall_ns.method_configs import (
     skyfall,
     skyfall_fast,
@@ -21,8 +21,8 @@ from skyfall_ns.method_configs import (
     skyfall_idu_klein,
     skyfall_reference,
 )
-from skyfall_ns.pipelines.curriculum import REFERENCE_JAX, Curriculum
-from skyfall_ns.refiners.catalogue import KNOWN
+from skyfall_ns.refiners.model_catalog import KNOWN
+from skyfall_ns.scene.model_space import MODEL_PER_METRE
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ import pytest
 import torch
 from test_cli_host import BIN, run
 
-from skyfall_ns.data.scene import Scene
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.method_configs import skyfall
-from skyfall_ns.pipelines.loading import load_run
-from skyfall_ns.pipelines.pseudo_cameras import PseudoSchedule
+from skyfall_ns.pipelines.load_run import load_run
+from skyfall_ns.priors.pseudo_cameras import PseudoSchedule
+from skyfall_ns.scene.scene import Scene
 
 STEPS, SAVED = 32, 16
 
@@ -79,7 +79,7 @@ def test_a_resumed_run_is_the_same_to_the_last_bit(whole, city_scene, tmp_path):
 
 
 def start_count(scene: Path) -> int:
-    from skyfall_ns.data.ply import read_ply
+    from skyfall_ns.io.ply import read_ply
 
     return len(read_ply(scene / "points.ply").xyz_m)
 

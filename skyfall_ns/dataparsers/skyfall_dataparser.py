@@ -1,62 +1,25 @@
-"""Scene folders as Nerfstudio datasets: proxy pinholes for people to look at, exact satellite rows for training.
-
-Model space is (local - centre) * MODEL_PER_METRE: one unit is 100 m whatever the scene's size, so that learning rates
-mean metres everywhere; the centre is the middle of the box at ground level (z = 0). Never a rotation.
-"""
+"""Scene folders as Nerfstudio datasets: proxy pinholes for people to look at, exact satellite rows for training."""
 
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 
-from skyfall_ns.data.ply import Cloud, read_ply
-from skyfall_ns.data.scene import Scene, SceneImage
+from skyfall_ns.dataparsers.camera_metadata import IMAGE_KEY, QUADRATIC_KEY, ROWS_KEY, SUN_KEY
 from skyfall_ns.errors import SceneError
-from skyfall_ns.geo.cameras import AffineCamera, camera_from_dict
-from skyfall_ns.models.view import IMAGE_KEY, QUADRATIC_KEY, ROWS_KEY, SUN_KEY, View, parallel_view, satellite_rows
+from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.io.ply import Cloud, read_ply
+from skyfall_ns.scene.model_space import MODEL_PER_METRE, SceneOnModel, normalized_camera, read_surface, satellite_rows
+from skyfall_ns.scene.scene import Scene, SceneImage
 
-MODEL_PER_METRE = 0.01
 PROXY_DISTANCE = 4.0  # half widths of the scene, from its centre to a frustum
-
-
-@dataclass(frozen=True)
-class ModelSurface:
-    """The scene's dense surface over a north-up grid: heights in local meters (NaN: unknown), confidence in 0..1,
-    source (0 unknown, 1 matched, 2 filled) and sigma of the heights in meters (NaN: unknown)."""
-
-    height_m: Float32[np.ndarray, "h w"]
-    confidence: Float32[np.ndarray, "h w"]
-    source: UInt8[np.ndarray, "h w"]
-    sigma_m: Float32[np.ndarray, "h w"]
-    x_min_m: float
-    y_max_m: float
-    resolution_m: float
-
-
-@dataclass(frozen=True)
-class SceneOnModel:
-    """What the model needs to know of the scene beyond cameras and points."""
-
-    scene: Scene
-    centre_m: tuple[float, float, float]
-    scale: float  # model units per metre
-    surface: ModelSurface | None
-    image_names: tuple[str, ...]  # of the training images, in order
-    suns: tuple[tuple[float, float, float] | None, ...]  # directions to the sun of the training images, local frame
-    point_spacing_m: float
-
-    @property
-    def bands(self) -> int:
-        """1 for a panchromatic scene, else 3."""
-        return len(self.scene.images[0].tone.low)
 
 
 @dataclass
@@ -148,56 +111,10 @@ def _spacing(cloud: Cloud) -> float:
     return float(np.sqrt(width * depth / max(int(level.sum()), 1)))
 
 
-def read_surface(scene: Scene) -> ModelSurface | None:
-    """The dense surface in local metres; None for scenes without one. SceneError if the file is damaged."""
-    if scene.surface_grid is None:
-        return None
-    height, confidence, source, sigma = (
-        _read_band(scene.folder / str(path), kind)
-        for path, kind in (
-            (scene.surface, np.float32),
-            (scene.surface_confidence, np.float32),
-            (scene.surface_source, np.uint8),
-            (scene.surface_sigma, np.float32),
-        )
-    )
-    if len({layer.shape for layer in (height, confidence, source, sigma)}) > 1:
-        raise SceneError(
-            f"{scene.folder / str(scene.surface)} and its confidence, source and sigma differ in size. "
-            "Run skyfall-process again."
-        )
-    return ModelSurface(height - np.float32(scene.frame["origin"][2]), confidence, source, sigma, *scene.surface_grid)
-
-
-def _read_band(path: Path, kind: type) -> np.ndarray:
-    band = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if band is None or band.ndim != 2 or band.dtype != kind:
-        raise SceneError(f"{path} cannot be read as a layer of the surface. Run skyfall-process again.")
-    return band
-
-
-def training_views(on_model: SceneOnModel) -> tuple[View, ...]:
-    """The views of the training images, in order; the same as of their cameras, without the host's datasets."""
-    views = []
-    for name in on_model.image_names:
-        image = on_model.scene.image(name)
-        rows, quadratic = satellite_rows(_camera_on_model(image, np.array(on_model.centre_m)))
-        rows, quadratic = torch.from_numpy(rows).reshape(3, 4), torch.from_numpy(quadratic).reshape(2, 6)
-        views.append(parallel_view(rows, quadratic, image.width, image.height))
-    return tuple(views)
-
-
-def _camera_on_model(image: SceneImage, centre: np.ndarray) -> AffineCamera:
-    camera = camera_from_dict(image.camera)
-    if not isinstance(camera, AffineCamera):
-        raise SceneError(f"{image.name} has a perspective camera. Process its RPC with skyfall-process images.")
-    return camera.after(centre, MODEL_PER_METRE)
-
-
 def _cameras(images: list[SceneImage], train_names: list[str], centre: np.ndarray, half: float) -> Cameras:
     poses, focals, rows, quadratics, suns, indices = [], [], [], [], [], []
     for image in images:
-        camera = _camera_on_model(image, centre)
+        camera = normalized_camera(image, centre)
         row, quadratic = satellite_rows(camera)
         rows.append(row)
         quadratics.append(quadratic)

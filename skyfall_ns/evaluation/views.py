@@ -24,12 +24,12 @@ from torch import Tensor
 from skyfall_ns.errors import SceneError
 from skyfall_ns.export.dsm import render_dsm
 from skyfall_ns.geo.cameras import PinholeCamera, camera_from_dict
-from skyfall_ns.geo.dsm import compare_dsm
+from skyfall_ns.geo.dsm_comparison import compare_dsm
 from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.geo.raster import Raster
+from skyfall_ns.models.geometry.view import model_view
 from skyfall_ns.models.metrics import fit_gain_bias, halves, image_scores
 from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.models.view import model_view
 
 CAMERAS_FILE = "cameras.json"
 ROOFS_M = 15.0  # above the frame's zero: what stands before the box hides little of what is behind rays this low

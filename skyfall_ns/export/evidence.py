@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
-from skyfall_ns.dataparsers.skyfall_dataparser import ModelSurface
 from skyfall_ns.export.dsm import Dsm
 from skyfall_ns.export.sigma import combined_sigma_m
 from skyfall_ns.export.surface_lookup import SurfaceSamples, sample_surface
 from skyfall_ns.export.view_heights import TrainedScene, render_view_depths, spread_over_views_m
 from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.geo.surface_evidence import MATCHED, UNKNOWN
+from skyfall_ns.scene.model_space import ModelSurface
 
 
 @dataclass(frozen=True)

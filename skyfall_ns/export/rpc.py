@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from skyfall_ns.data.scene import Scene, SceneImage
 from skyfall_ns.errors import SceneError
 from skyfall_ns.geo.rpc import RPC
+from skyfall_ns.scene.scene import Scene, SceneImage
 
 
 def adjusted_rpc(image: SceneImage, shift_px: tuple[float, float] = (0.0, 0.0)) -> RPC:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from skyfall_ns.dataparsers.skyfall_dataparser import ModelSurface
+from skyfall_ns.scene.model_space import ModelSurface
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from jaxtyping import Float, Float32
 from numpy import ndarray
 from scipy.ndimage import map_coordinates
 
-from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel, training_views
 from skyfall_ns.export.sigma import view_spread_m
-from skyfall_ns.models.heights import APART_M, NEAR_M, SOLID
+from skyfall_ns.models.geometry.height_map import APART_M, NEAR_M, SOLID
+from skyfall_ns.models.geometry.view import View, bend, training_views
 from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
-from skyfall_ns.models.view import HALF_PIXEL, View, bend
+from skyfall_ns.scene.model_space import HALF_PIXEL, SceneOnModel
 
 CELLS_AT_ONCE = 200_000  # bounds memory: views x cells
 

@@ -14,12 +14,12 @@ from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
 from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.geo.image_pairs import good_pairs, height_step_m
+from skyfall_ns.geo.matching_cost import Limits, Matching, PlaneWarp, cost_volume
 from skyfall_ns.geo.matching_images import MatchingImages
 from skyfall_ns.geo.raster import Grid
 from skyfall_ns.geo.ray_consistency import distances_along_rays_m
 from skyfall_ns.geo.sgm import aggregate
-from skyfall_ns.geo.stereo_cost import Limits, Matching, PlaneWarp, cost_volume
-from skyfall_ns.geo.stereo_pairs import good_pairs, height_step_m
 from skyfall_ns.geo.surface_evidence import judge
 
 MOST_VIEWS = 6

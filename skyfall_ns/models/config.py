@@ -1,23 +1,16 @@
 """Every option of the model, with the defaults that won (benchmarks/stage1.md)."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 
 
-def _model() -> type:
-    from skyfall_ns.models.skyfall import SkyfallModel  # the model reads this file
-
-    return SkyfallModel
-
-
 @dataclass
-class SkyfallModelConfig(SplatfactoModelConfig):
+class SkyfallModelOptions(SplatfactoModelConfig):
     """Splats over a satellite scene. Lengths are metres."""
 
-    _target: type = field(default_factory=_model)
     sh_degree: Literal[0, 1] = 0  # type: ignore[assignment]
     """0: colours do not change with the direction (satellites all look from above, and light is a matter of the image);
     1: they do, from step sh-degree-interval on (Skyfall-GS)."""

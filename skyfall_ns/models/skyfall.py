@@ -1,7 +1,7 @@
 """The splat model: Splatfacto's place in the host, exact satellite views, heights tied to the scene's surface."""
 
 import math
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,29 +13,47 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor, nn
 
-from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel, training_views
+from skyfall_ns.dataparsers.camera_metadata import image_of, in_viewer, moves_of, sun_of
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.models import losses
-from skyfall_ns.models.config import SkyfallModelConfig
-from skyfall_ns.models.filter3d import SmoothingFilter, apply_filter
-from skyfall_ns.models.fit import fit_look
-from skyfall_ns.models.growth import growth_of, since_reset
-from skyfall_ns.models.harmonics import SH_C0, directional, sight
-from skyfall_ns.models.heights import SOLID, HeightTarget, draw_heights, height_m
-from skyfall_ns.models.home import HomeView
-from skyfall_ns.models.light import Direction, Look, behind, encode, in_bands, normals_of, picture, seen, sunlight
+from skyfall_ns.models.appearance.fit_appearance import fit_look
+from skyfall_ns.models.appearance.lighting import (
+    Direction,
+    Look,
+    behind,
+    encode,
+    in_bands,
+    normals_of,
+    picture,
+    seen,
+    sunlight,
+)
+from skyfall_ns.models.appearance.neighbors import Neighbors, color_losses
+from skyfall_ns.models.appearance.pixel_shadows import sharpened
+from skyfall_ns.models.appearance.shadow_map import Shadows, SunMap
+from skyfall_ns.models.appearance.spherical_harmonics import SH_C0, directional, sight
+from skyfall_ns.models.config import SkyfallModelOptions
+from skyfall_ns.models.densification.strategy import growth_of, since_reset
+from skyfall_ns.models.geometry.filter_3d import SmoothingFilter, apply_filter
+from skyfall_ns.models.geometry.height_map import SOLID, HeightTarget, draw_heights, height_m
+from skyfall_ns.models.geometry.image_offsets import ImageShift, shifted
+from skyfall_ns.models.geometry.view import View, bend, damped, training_views, view_of
+from skyfall_ns.models.geometry.view_consistency import shear_loss, sheared
+from skyfall_ns.models.initialization import start_looks, start_parameters
 from skyfall_ns.models.metrics import halves, image_scores
-from skyfall_ns.models.neighbors import Neighbors, color_losses
-from skyfall_ns.models.panel import LookPanel
-from skyfall_ns.models.pixel_shadows import sharpened
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
-from skyfall_ns.models.shadows import Shadows, SunMap
-from skyfall_ns.models.shear import shear_loss, sheared
-from skyfall_ns.models.shift import ImageShift, shifted
-from skyfall_ns.models.start import start_looks, start_parameters
-from skyfall_ns.models.view import View, bend, damped, image_of, in_viewer, moves_of, sun_of, view_of
+from skyfall_ns.scene.model_space import SceneOnModel
+from skyfall_ns.viewer.appearance_panel import LookPanel
+from skyfall_ns.viewer.initial_camera import HomeView
 
 BEHIND = 3  # the void's depth in the viewer over the farthest splat's: what stands behind the scene is not hidden by it
+
+
+@dataclass
+class SkyfallModelConfig(SkyfallModelOptions):
+    """Gaussians of a satellite scene. Lengths are meters."""
+
+    _target: type = field(default_factory=lambda: SkyfallModel)
 
 
 class SkyfallModel(SplatfactoModel):
@@ -69,7 +87,7 @@ class SkyfallModel(SplatfactoModel):
         self.last_drawn: tuple[View, int | None, Rendering] | None = None
         self._grows = True
 
-    def grow_from(self, step: int, config: SkyfallModelConfig) -> None:
+    def grow_from(self, step: int, config: SkyfallModelOptions) -> None:
         """Begin a window of growth, whose steps count from `step`, with the growth options of `config`."""
         self.growth_began = step
         self.strategy = growth_of(config, self.on_model)
@@ -262,7 +280,7 @@ class SkyfallModel(SplatfactoModel):
         image, sun = image_of(camera), sun_of(camera)
         if image is not None:
             return self.looks.of(image)
-        return self.look.chosen(self.looks) if sun is None else self.looks.canonical(sun)
+        return self.looks.blend(*self.look.selection()) if sun is None else self.looks.canonical(sun)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
         """PSNR of the step's view and the number of splats."""

@@ -8,13 +8,19 @@ import torch
 import tyro
 from torch import Tensor
 
-from skyfall_ns.dataparsers.skyfall_dataparser import SceneOnModel
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.models.depth_losses import DepthLossName, depth_loss
+from skyfall_ns.models.geometry.depth_losses import DepthLossName, depth_loss
+from skyfall_ns.models.geometry.view import View
 from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.models.view import View
-from skyfall_ns.pipelines.pseudo_cameras import PseudoPose, PseudoSchedule, pinhole_intrinsics
-from skyfall_ns.pipelines.pseudo_ground import PseudoGround, height_field
+from skyfall_ns.priors.base import (
+    DepthPrediction,
+    DepthPrior,
+    DepthPriorConfig,
+    PredictionKind,
+    PriorCamera,
+    as_target,
+    comparable,
+)
 from skyfall_ns.priors.learned import (
     DEPTH_ANYTHING,
     MOGE_WEIGHTS,
@@ -24,16 +30,10 @@ from skyfall_ns.priors.learned import (
     TransformersPriorConfig,
 )
 from skyfall_ns.priors.plane import PlanePriorConfig
+from skyfall_ns.priors.pseudo_cameras import PseudoPose, PseudoSchedule, pinhole_intrinsics
+from skyfall_ns.priors.pseudo_ground import PseudoGround, height_field
 from skyfall_ns.priors.surface import SurfacePriorConfig
-from skyfall_ns.priors.types import (
-    DepthPrediction,
-    DepthPrior,
-    DepthPriorConfig,
-    PredictionKind,
-    PriorCamera,
-    as_target,
-    comparable,
-)
+from skyfall_ns.scene.model_space import SceneOnModel
 
 FLAG = "--pipeline.depth."
 PriorName = Literal["auto", "none", "surface", "moge", "transformers", "plane"]

@@ -18,23 +18,23 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.evaluation.consistency import assess_episode
+from skyfall_ns.idu.consistency import assess_episode
+from skyfall_ns.idu.curriculum import PRESETS, Curriculum, Episode, farthest_m, poses
+from skyfall_ns.idu.episode_panel import EpisodeNote, EpisodePanel, show_episode
+from skyfall_ns.idu.episode_store import OF_ANOTHER, EpisodeFolder, episode_path
+from skyfall_ns.idu.learning_rates import restart_rates
+from skyfall_ns.idu.offload import parked
+from skyfall_ns.idu.refinement import peak_memory_bytes, refine_episode
+from skyfall_ns.idu.rendering import draw_pairs, render_views, stands_free
+from skyfall_ns.idu.schedule import Round, EpisodeSchedule, episode_turn, synthetic_turn
+from skyfall_ns.idu.synthetic_views import SyntheticViews
 from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.pipelines import resume
-from skyfall_ns.pipelines.curriculum import PRESETS, Curriculum, Episode, farthest_m, poses
+from skyfall_ns.pipelines import checkpoint_state
 from skyfall_ns.pipelines.depth_supervision import DepthSupervision
-from skyfall_ns.pipelines.episode_folder import OF_ANOTHER, EpisodeFolder, episode_path
-from skyfall_ns.pipelines.episode_panel import EpisodeNote, EpisodePanel, show_episode
-from skyfall_ns.pipelines.episode_render import draw_pairs, render_views, stands_free
-from skyfall_ns.pipelines.loading import find_checkpoint
-from skyfall_ns.pipelines.parking import parked
-from skyfall_ns.pipelines.pseudo_ground import PseudoGround, height_field
-from skyfall_ns.pipelines.rates import restart_rates
-from skyfall_ns.pipelines.refining import peak_memory_bytes, refine_episode
-from skyfall_ns.pipelines.rounds import Round, Rounds, episode_turn, synthetic_turn
+from skyfall_ns.pipelines.load_run import find_checkpoint
 from skyfall_ns.pipelines.skyfall_pipeline import SkyfallPipeline, SkyfallPipelineConfig
-from skyfall_ns.pipelines.synthetic import SyntheticViews
-from skyfall_ns.refiners.config import RefinerOptions
+from skyfall_ns.priors.pseudo_ground import PseudoGround, height_field
+from skyfall_ns.refiners.registry import RefinerOptions
 
 IDU = "idu"
 
@@ -110,7 +110,7 @@ class IduPipeline(SkyfallPipeline):
 
     LENGTH_FLAG: ClassVar[str] = "--pipeline.curriculum.steps"
     config: IduPipelineConfig
-    rounds: Rounds | None = None  # from the first step on
+    rounds: EpisodeSchedule | None = None  # from the first step on
     _folders: dict[int, EpisodeFolder]
     _views: dict[int, SyntheticViews]
     _panel: EpisodePanel | None = None  # in the viewer, if there is one
@@ -153,13 +153,13 @@ class IduPipeline(SkyfallPipeline):
         if trainer is None:
             return super().get_training_callbacks(training_callback_attributes)
         self._trainer, self._idu = trainer, trainer.base_dir / IDU
-        self.rounds = Rounds(self._start(trainer), tuple(e.steps for e in self.episodes))
+        self.rounds = EpisodeSchedule(self._start(trainer), tuple(e.steps for e in self.episodes))
         trainer.config.max_num_iterations = min(trainer.config.max_num_iterations, self.rounds.end)
         if self._began is None:
             _check_new(self._idu)
         else:
             _take_over(trainer.config, self._idu)
-        current = self.rounds.at(trainer._start_step)
+        current = self.rounds.window_at(trainer._start_step)
         if current is not None and current.first < trainer._start_step:
             self._begin_growth(current)  # its statistics come from the checkpoint
         callbacks = super().get_training_callbacks(training_callback_attributes)
@@ -192,7 +192,7 @@ class IduPipeline(SkyfallPipeline):
 
     def _before_step(self, step: int) -> None:
         assert self.rounds is not None
-        now = self.rounds.at(step)
+        now = self.rounds.window_at(step)
         if now is None or now.number in self._views:
             return
         if step == now.first:
@@ -216,7 +216,7 @@ class IduPipeline(SkyfallPipeline):
     def _after_step(self, step: int) -> None:
         """Write down how long an episode's training took, from where it began or went on."""
         assert self.rounds is not None
-        now = self.rounds.at(step)
+        now = self.rounds.window_at(step)
         if now is None or step < now.first + now.steps - 1:
             return
         seconds, peak = time.perf_counter() - self._trains_since, peak_memory_bytes(self.model.device)
@@ -282,7 +282,8 @@ class IduPipeline(SkyfallPipeline):
                 lambda eye, target: stands_free(self.model, ground, episode, eye, target), seed,
             )  # fmt: skip
         folder = EpisodeFolder.begin(
-            self._idu, episode, chosen, curriculum.size_px, resume.identity(on_model) | {"splats": self._origin},
+            self._idu, episode, chosen, curriculum.size_px,
+            checkpoint_state.identity(on_model) | {"splats": self._origin},
             farthest_m(chosen, on_model.scene.box_m), self.config.refiner.to_dict(),
         )  # fmt: skip
         if not self.config.refine_elsewhere:
@@ -323,7 +324,7 @@ class IduPipeline(SkyfallPipeline):
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """A satellite view's losses, or those of a refined one."""
-        now = None if self.rounds is None else self.rounds.at(step)
+        now = None if self.rounds is None else self.rounds.window_at(step)
         turn = None if now is None else synthetic_turn(step - now.first, self.config.synthetic_share)
         if now is None or turn is None:
             return super().get_train_loss_dict(step)

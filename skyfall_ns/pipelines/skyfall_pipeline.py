@@ -10,11 +10,10 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from skyfall_ns import host
-from skyfall_ns.data.datamanager import SkyfallDatamanager, SkyfallDatamanagerConfig
-from skyfall_ns.models.config import SkyfallModelConfig
-from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.pipelines import resume
+from skyfall_ns import nerfstudio_patches
+from skyfall_ns.dataparsers.skyfall_datamanager import SkyfallDatamanager, SkyfallDatamanagerConfig
+from skyfall_ns.models.skyfall import SkyfallModel, SkyfallModelConfig
+from skyfall_ns.pipelines import checkpoint_state
 from skyfall_ns.pipelines.depth_supervision import DepthSupervision, DepthSupervisionConfig
 
 
@@ -61,9 +60,9 @@ class SkyfallPipeline(VanillaPipeline):
 
     def get_extra_state(self) -> dict[str, Any]:
         """For checkpoints: whose splats these are, and the state of the run."""
-        run = resume.captured(self.model, self.datamanager)
+        run = checkpoint_state.captured(self.model, self.datamanager)
         run["depth_seed"] = None if self.depth is None else self.depth.seed
-        return {"scene": resume.identity(self.model.on_model), "run": run}
+        return {"scene": checkpoint_state.identity(self.model.on_model), "run": run}
 
     def set_extra_state(self, state: dict[str, Any] | None) -> None:
         """Remembered until training goes on; runs that are only looked at need none of it."""
@@ -73,7 +72,7 @@ class SkyfallPipeline(VanillaPipeline):
         """As the host's; TrainingError if the checkpoint is of other images or of another place."""
         loaded_state = {"_extra_state": None} | loaded_state  # checkpoints of before say nothing of it
         if loaded_state["_extra_state"] is not None:
-            resume.check_identity(loaded_state["_extra_state"]["scene"], self.model.on_model)
+            checkpoint_state.check_identity(loaded_state["_extra_state"]["scene"], self.model.on_model)
         super().load_pipeline(loaded_state, step)
 
     def forget(self) -> None:
@@ -90,10 +89,10 @@ class SkyfallPipeline(VanillaPipeline):
         trainer = training_callback_attributes.trainer
         if trainer is not None:
             self.datamanager.read_all()
-            host.save_whole_checkpoints(trainer, then=self.forget)
-            host.count_all_steps(trainer, self.LENGTH_FLAG)
+            nerfstudio_patches.save_whole_checkpoints(trainer, then=self.forget)
+            nerfstudio_patches.count_all_steps(trainer, self.LENGTH_FLAG)
             if self._stopped is not None:
-                resume.restore(self._stopped, self.model, self.datamanager)
+                checkpoint_state.restore(self._stopped, self.model, self.datamanager)
                 if self.depth is not None and self._stopped.get("depth_seed") is not None:
                     self.depth.seed = self._stopped["depth_seed"]
         return super().get_training_callbacks(training_callback_attributes)

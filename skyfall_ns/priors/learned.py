@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skyfall_ns.errors import MissingExtraError, TrainingError
-from skyfall_ns.priors.types import DepthPrediction, DepthPrior, PredictionKind, PriorCamera
+from skyfall_ns.priors.base import DepthPrediction, DepthPrior, PredictionKind, PriorCamera
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 MogeVersion = Literal["v1", "v2", "v3"]

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skyfall_ns.priors.base import DepthPrediction, DepthPrior, PriorCamera, lend
 from skyfall_ns.priors.surface import rays
-from skyfall_ns.priors.types import DepthPrediction, DepthPrior, PriorCamera, lend
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.priors.types import DepthPrediction, DepthPrior, PriorCamera, lend
+from skyfall_ns.priors.base import DepthPrediction, DepthPrior, PriorCamera, lend
 
 COARSE = 8  # cells of the field in one of the coarse field
 SAMPLES = 8  # taken of every ray before the finished ones are put aside

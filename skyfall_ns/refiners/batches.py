@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skyfall_ns.refiners.types import RenderedView
+from skyfall_ns.refiners.base import RenderedView
 
 
 def stacked(views: Sequence[RenderedView]) -> Float[Tensor, "b 3 h w"]:

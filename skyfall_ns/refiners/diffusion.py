@@ -12,17 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skyfall_ns.refiners.base import Refiner, RenderedView
 from skyfall_ns.refiners.batches import stacked, unstacked
-from skyfall_ns.refiners.catalogue import FLUX2_KLEIN_BASE, licence_of
-from skyfall_ns.refiners.flow_models import ADAPTERS, FlowAdapter
+from skyfall_ns.refiners.diffusion_models import ADAPTERS, FlowAdapter
 from skyfall_ns.refiners.flowedit import FlowModel, NoiseFn, flow_edit_latents
-from skyfall_ns.refiners.loading import lend_pipeline
-from skyfall_ns.refiners.noise import anchored_noise, seeded_noise
+from skyfall_ns.refiners.model_catalog import FLUX2_KLEIN_BASE, licence_of
+from skyfall_ns.refiners.model_loading import lend_pipeline
 from skyfall_ns.refiners.options import DiffusionOptions, Noise, check_numbers, refuse_unused
 from skyfall_ns.refiners.padding import pad_to_multiple, padded_size
-from skyfall_ns.refiners.preset import Resolved, check_resolved, edit_steps, resolve
 from skyfall_ns.refiners.prompts import are_cached, encoded
-from skyfall_ns.refiners.types import Refiner, RenderedView
+from skyfall_ns.refiners.resolved_options import Resolved, check_resolved, edit_steps, resolve
+from skyfall_ns.refiners.view_noise import anchored_noise, seeded_noise
 from skyfall_ns.refiners.weights import Weights, find_weights, require_packages, require_whole
 
 NAME = "flowedit"

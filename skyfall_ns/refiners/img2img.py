@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skyfall_ns.refiners.base import Refiner, RenderedView
 from skyfall_ns.refiners.batches import stacked, unstacked
-from skyfall_ns.refiners.catalogue import Z_IMAGE
 from skyfall_ns.refiners.diffusion import identity_of, texts_of
-from skyfall_ns.refiners.flow_models import ADAPTERS, FlowAdapter
-from skyfall_ns.refiners.loading import lend_pipeline
+from skyfall_ns.refiners.diffusion_models import ADAPTERS, FlowAdapter
+from skyfall_ns.refiners.model_catalog import Z_IMAGE
+from skyfall_ns.refiners.model_loading import lend_pipeline
 from skyfall_ns.refiners.options import DiffusionOptions, check_numbers, refuse_unused
 from skyfall_ns.refiners.padding import pad_to_multiple, padded_size
-from skyfall_ns.refiners.preset import Resolved, check_resolved, edit_steps, resolve
 from skyfall_ns.refiners.prompts import are_cached, encoded
-from skyfall_ns.refiners.types import Refiner, RenderedView
+from skyfall_ns.refiners.resolved_options import Resolved, check_resolved, edit_steps, resolve
 from skyfall_ns.refiners.weights import Weights, find_weights, require_packages, require_whole
 
 NAME = "img2img"

@@ -16,20 +16,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skyfall_ns.data.whole import write_whole
 from skyfall_ns.errors import TrainingError
+from skyfall_ns.io.files import write_whole
+from skyfall_ns.refiners.base import Refiner, RenderedView
 from skyfall_ns.refiners.batches import stacked, unstacked
-from skyfall_ns.refiners.catalogue import FLUX2_KLEIN
 from skyfall_ns.refiners.diffusion import identity_of
-from skyfall_ns.refiners.flow_models import FlowAdapter
-from skyfall_ns.refiners.flow_models.flux import Flux1
-from skyfall_ns.refiners.flow_models.flux2 import Flux2Klein
-from skyfall_ns.refiners.loading import lend_pipeline
+from skyfall_ns.refiners.diffusion_models import FlowAdapter
+from skyfall_ns.refiners.diffusion_models.flux import Flux1
+from skyfall_ns.refiners.diffusion_models.flux2 import Flux2Klein
+from skyfall_ns.refiners.model_catalog import FLUX2_KLEIN
+from skyfall_ns.refiners.model_loading import lend_pipeline
 from skyfall_ns.refiners.options import FLAG, DiffusionOptions, check_numbers, refuse_unused
 from skyfall_ns.refiners.padding import pad_to_multiple
-from skyfall_ns.refiners.preset import Resolved, resolve
 from skyfall_ns.refiners.prompts import are_cached, encoded
-from skyfall_ns.refiners.types import Refiner, RenderedView
+from skyfall_ns.refiners.resolved_options import Resolved, resolve
 from skyfall_ns.refiners.weights import Weights, find_weights, require_packages, require_whole
 
 NAME = "instruct"

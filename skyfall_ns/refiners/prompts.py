@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from skyfall_ns.refiners.flow_models import FlowAdapter
-from skyfall_ns.refiners.flow_models.base import Embedding
-from skyfall_ns.refiners.loading import lend_text_encoders
+from skyfall_ns.refiners.diffusion_models import FlowAdapter
+from skyfall_ns.refiners.diffusion_models.base import Embedding
+from skyfall_ns.refiners.model_loading import lend_text_encoders
 from skyfall_ns.refiners.options import DiffusionOptions
 from skyfall_ns.refiners.weights import Weights
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from skyfall_ns.errors import MissingExtraError, TrainingError
-from skyfall_ns.refiners.catalogue import KNOWN, Guidance
+from skyfall_ns.refiners.model_catalog import KNOWN, Guidance
 from skyfall_ns.refiners.options import FLAG, DiffusionOptions
 
 INSTALL = "pip install 'skyfall-ns[diffusion]'"

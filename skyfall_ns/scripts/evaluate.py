@@ -31,7 +31,7 @@ class Dsm:
 
     def main(self) -> None:
         """Compare, print, write."""
-        from skyfall_ns.geo.dsm import compare_dsm
+        from skyfall_ns.geo.dsm_comparison import compare_dsm
         from skyfall_ns.geo.raster import read_raster
 
         if not 0 <= self.edges <= 1000:
@@ -42,7 +42,7 @@ class Dsm:
         if self.json:
             write_json(self.json, result.report)
         if self.map:
-            from skyfall_ns.data.pictures import difference_map, write_png
+            from skyfall_ns.io.images import difference_map, write_png
 
             self.map.parent.mkdir(parents=True, exist_ok=True)
             write_png(self.map, difference_map(result.difference_m))
@@ -73,7 +73,7 @@ class Views:
         from tqdm import tqdm
 
         from skyfall_ns.evaluation.views import Truth, report, score_views
-        from skyfall_ns.pipelines.loading import load_run
+        from skyfall_ns.pipelines.load_run import load_run
 
         truth = Truth.load(self.truth)
         model = load_run(self.load_config)
@@ -85,14 +85,14 @@ class Views:
         if self.json:
             write_json(self.json, result)
         if self.pictures:
-            from skyfall_ns.data.pictures import preview, write_png
+            from skyfall_ns.io.images import preview, write_png
 
             self.pictures.mkdir(parents=True, exist_ok=True)
             for score in scores:
                 write_png(self.pictures / f"{score.view.path.stem}.png", preview(score.pictures.numpy()))
 
     def _shift_m(self, model: "SkyfallModel") -> tuple[float, float, float] | None:
-        from skyfall_ns.evaluation.place import shift_of_cameras
+        from skyfall_ns.evaluation.georegistration import shift_of_cameras
         from skyfall_ns.evaluation.views import register
         from skyfall_ns.geo.raster import read_raster
 

@@ -47,7 +47,7 @@ class Dsm:
         from skyfall_ns.export.dsm import render_dsm
         from skyfall_ns.export.evidence import find_evidence
         from skyfall_ns.geo.frame import LocalFrame
-        from skyfall_ns.pipelines.loading import load_run
+        from skyfall_ns.pipelines.load_run import load_run
 
         model = load_run(self.load_config)
         scene, surface = model.on_model.scene, model.on_model.surface
@@ -97,7 +97,7 @@ class Rpc:
     def main(self) -> None:
         """Write, say where and how far images were shifted."""
         from skyfall_ns.export.rpc import write_rpcs
-        from skyfall_ns.pipelines.loading import load_run
+        from skyfall_ns.pipelines.load_run import load_run
 
         model = load_run(self.load_config)
         shifts = model.learned_shifts_px()

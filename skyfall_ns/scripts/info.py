@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from skyfall_ns.errors import SkyfallError
-from skyfall_ns.refiners.config import RefinerName, RefinerOptions
+from skyfall_ns.refiners.registry import RefinerName, RefinerOptions
 from skyfall_ns.scripts._cli import run
 
 if TYPE_CHECKING:
-    from skyfall_ns.data.scene import Scene
     from skyfall_ns.geo.rpc import RPC
+    from skyfall_ns.scene.scene import Scene
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Info:
         if self.refiner and self.scene is None:
             answer, text = refiner(RefinerOptions(name=self.refiner)), _refiner_text
         elif self.scene and self.refiner is None:
-            from skyfall_ns.data.scene import Scene
+            from skyfall_ns.scene.scene import Scene
 
             scene = Scene.load(self.scene)
             answer, text = (describe(scene), _scene_text) if self.at is None else (pixels(scene, self.at), _pixels_text)

@@ -36,8 +36,8 @@ class Orbit:
         """Place the cameras, write them."""
         import numpy as np
 
-        from skyfall_ns.export.placement import read_placement
-        from skyfall_ns.geo.orbits import camera_path, orbit
+        from skyfall_ns.export.run_transform import read_placement
+        from skyfall_ns.geo.camera_poses import camera_path, orbit
 
         self._check()
         placement = read_placement(self.load_config)

@@ -12,7 +12,7 @@ from skyfall_ns.scripts._cli import run
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from skyfall_ns.data.prepare import Options
+    from skyfall_ns.processing.process import Options
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Images:
 
     def main(self) -> None:
         """Process, report."""
-        from skyfall_ns.data.area import Area
-        from skyfall_ns.data.folder import new_folder
-        from skyfall_ns.data.prepare import Options
+        from skyfall_ns.io.directories import new_folder
+        from skyfall_ns.processing.area_of_interest import Area
+        from skyfall_ns.processing.process import Options
 
         options = Options(
             area=Area(self.aoi, self.center, self.size),
@@ -95,10 +95,10 @@ class City:
 
     def main(self) -> None:
         """Build, process, report."""
-        from skyfall_ns.data.area import Area
-        from skyfall_ns.data.city import write_city
-        from skyfall_ns.data.folder import new_folder
-        from skyfall_ns.data.prepare import Options
+        from skyfall_ns.io.directories import new_folder
+        from skyfall_ns.processing.area_of_interest import Area
+        from skyfall_ns.processing.process import Options
+        from skyfall_ns.synthetic_city import write_city
 
         with _Steps() as steps, new_folder(self.output_dir, self.force) as folder:
             steps.announce("Building the city")
@@ -142,8 +142,8 @@ class _Steps:
 
 
 def _process(images: tuple[Path, ...], folder: Path, options: "Options", steps: _Steps) -> None:
-    from skyfall_ns.data.prepare import prepare
-    from skyfall_ns.data.report import write_reports
+    from skyfall_ns.processing.process import prepare
+    from skyfall_ns.processing.report import write_reports
 
     prepared = prepare(images, folder, options, steps.announce, steps.progress)
     steps.announce("Writing the report")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.refiners.config import RefinerOptions
+from skyfall_ns.refiners.registry import RefinerOptions
 from skyfall_ns.scripts._cli import run, write_json
 
 if TYPE_CHECKING:
     import torch
 
-    from skyfall_ns.pipelines.episode_folder import EpisodeFolder
-    from skyfall_ns.refiners.types import RefinerConfig
+    from skyfall_ns.idu.episode_store import EpisodeFolder
+    from skyfall_ns.refiners.base import RefinerConfig
 
 CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
 
@@ -40,7 +40,7 @@ class Refine:
     def main(self, arguments: Sequence[str]) -> None:
         """Refine episode by episode, compare views, tell; `arguments` are the command's, to be laid over what each
         episode asks for."""
-        from skyfall_ns.pipelines.episode_folder import EpisodeFolder, find_episodes
+        from skyfall_ns.idu.episode_store import EpisodeFolder, find_episodes
 
         device = _device(self.device)
         episodes = [EpisodeFolder.open(path) for path in find_episodes(self.folder)]
@@ -71,9 +71,9 @@ def asked(episode: "EpisodeFolder") -> RefinerOptions:
 
 def refined(episode: "EpisodeFolder", config: Any, device: "torch.device") -> dict[str, Any]:
     """One episode's report: what was made, by whom, and how well views agree before and after. Writes its overview."""
-    from skyfall_ns.evaluation.consistency import assess_episode
-    from skyfall_ns.pipelines.episode_overview import write_overview
-    from skyfall_ns.pipelines.refining import refine_episode
+    from skyfall_ns.idu.consistency import assess_episode
+    from skyfall_ns.idu.episode_overview import write_overview
+    from skyfall_ns.idu.refinement import refine_episode
 
     done = refine_episode(episode, config, device, flag="--refiner.")
     told = {"refiner": episode.manifest.refiner, "generative": config.generative, "views": len(episode.names)}
@@ -96,7 +96,7 @@ def _device(name: str | None) -> "torch.device":
 
 
 def _begin(episode: "EpisodeFolder", name: str, config: "RefinerConfig") -> None:
-    from skyfall_ns.pipelines.episode_folder import OF_ANOTHER
+    from skyfall_ns.idu.episode_store import OF_ANOTHER
 
     forgotten = episode.begin_refining(config.identity(episode.path), config.generative)
     if forgotten:

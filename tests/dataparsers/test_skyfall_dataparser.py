@@ -8,19 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from skyfall_ns.data.ply import read_ply
-from skyfall_ns.data.scene import Scene
-from skyfall_ns.dataparsers.skyfall_dataparser import (
-    MODEL_PER_METRE,
-    PROXY_DISTANCE,
-    SkyfallDataParserConfig,
-    training_views,
-)
+from skyfall_ns.dataparsers.camera_metadata import IMAGE_KEY
+from skyfall_ns.dataparsers.skyfall_dataparser import PROXY_DISTANCE, SkyfallDataParserConfig
 from skyfall_ns.errors import SceneError
 from skyfall_ns.geo.cameras import camera_from_dict
 from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.geo.rpc import RPC
-from skyfall_ns.models.view import IMAGE_KEY, bend, view_of
+from skyfall_ns.io.ply import read_ply
+from skyfall_ns.models.geometry.view import bend, training_views, view_of
+from skyfall_ns.scene.model_space import MODEL_PER_METRE
+from skyfall_ns.scene.scene import Scene
 
 
 def parse(folder, split="train", **options):

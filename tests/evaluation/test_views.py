@@ -9,7 +9,7 @@ from skyfall_ns.errors import SceneError
 from skyfall_ns.evaluation.views import ROOFS_M, Similarity, Truth, over_box
 from skyfall_ns.geo.cameras import PinholeCamera
 from skyfall_ns.geo.frame import LocalFrame
-from skyfall_ns.models.view import model_view
+from skyfall_ns.models.geometry.view import model_view
 
 SCENE = LocalFrame("EPSG:32631", (374398.0, 4829124.0, 188.4))
 BOX = np.array([[-96.0, -90.0, -10.0], [96.0, 102.0, 60.0]])

@@ -9,10 +9,10 @@ import pytest
 import rasterio
 from pyproj import Transformer
 
-from skyfall_ns.data.city.orbit import Pushbroom, fit_rpc
 from skyfall_ns.errors import CrsError
 from skyfall_ns.export.dsm import render_dsm
 from skyfall_ns.geo.frame import LocalFrame
+from skyfall_ns.synthetic_city.pushbroom import Pushbroom, fit_rpc
 
 PLACE = np.array([1.4437, 43.6045, 190.0])
 BOX = np.array([[-101.3, -80.7, -5.0], [99.1, 120.2, 40.0]])

@@ -10,12 +10,12 @@ import pytest
 import rasterio
 from pyproj import Transformer
 
-from skyfall_ns.data.scene import Scene
-from skyfall_ns.dataparsers.skyfall_dataparser import ModelSurface
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.export.surface_lookup import sample_surface
 from skyfall_ns.method_configs import skyfall
-from skyfall_ns.pipelines import loading
+from skyfall_ns.pipelines import load_run
+from skyfall_ns.scene.model_space import ModelSurface
+from skyfall_ns.scene.scene import Scene
 from skyfall_ns.scripts.export import Dsm
 
 
@@ -32,7 +32,7 @@ def export(model, tmp_path, monkeypatch):
     """Call `skyfall-export dsm` on the run: heights, mask and sigma (masked arrays), and their files."""
 
     def call(run=model, **flags) -> SimpleNamespace:
-        monkeypatch.setattr(loading, "load_run", lambda _: run)
+        monkeypatch.setattr(load_run, "load_run", lambda _: run)
         files = {name: tmp_path / f"{name}.tif" for name in ("output", "mask", "sigma")}
         Dsm(tmp_path / "config.yml", **files, **flags).main()
         return SimpleNamespace(**{name: band(path) for name, path in files.items()}, files=files)
@@ -137,7 +137,7 @@ def test_scenes_without_a_surface_have_no_evidence(city_scene, model, flags, nam
     monkeypatch.chdir(tmp_path)
     scene = replace(Scene.load(city_scene), surface=None)
     bare = SimpleNamespace(on_model=replace(model.on_model, surface=None, scene=scene))
-    monkeypatch.setattr(loading, "load_run", lambda _: bare)
+    monkeypatch.setattr(load_run, "load_run", lambda _: bare)
     with pytest.raises(SkyfallError, match=rf"^{named} needs a dense surface, and .* has none .*\. Process") as caught:
         Dsm(tmp_path / "config.yml", tmp_path / "dsm.tif", **flags).main()
     assert str(caught.value).count(". ") == 1 and not list(tmp_path.glob("*.tif"))
@@ -148,7 +148,7 @@ def test_outputs_are_checked_before_the_run_is_loaded(flag, tmp_path, monkeypatc
     def load(_):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(loading, "load_run", load)
+    monkeypatch.setattr(load_run, "load_run", load)
     files = {name: tmp_path / f"{name}.tif" for name in ("output", "mask", "sigma")}
     (tmp_path / "file").touch()
     other = "output" if flag != "output" else "mask"

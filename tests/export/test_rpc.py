@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from skyfall_ns.data.scene import Scene
 from skyfall_ns.errors import SceneError
 from skyfall_ns.export.rpc import adjusted_rpc, write_rpcs
 from skyfall_ns.geo.cameras import camera_from_dict
 from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.geo.rpc import RPC
 from skyfall_ns.method_configs import skyfall
-from skyfall_ns.models.shift import shifted
-from skyfall_ns.models.view import HALF_PIXEL, bend, view_of
-from skyfall_ns.pipelines import loading
+from skyfall_ns.models.geometry.image_offsets import shifted
+from skyfall_ns.models.geometry.view import bend, view_of
+from skyfall_ns.pipelines import load_run
+from skyfall_ns.scene.model_space import HALF_PIXEL
+from skyfall_ns.scene.scene import Scene
 from skyfall_ns.scripts.export import Rpc
 
 
@@ -35,7 +36,7 @@ def test_projections_are_the_models_plus_the_shift(city_scene, tmp_path, monkeyp
     model, cameras = pipeline.model, pipeline.datamanager.train_dataset.cameras
     with torch.no_grad():
         model.shift.pixels.normal_(generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(loading, "load_run", lambda _: model)
+    monkeypatch.setattr(load_run, "load_run", lambda _: model)
     Rpc(tmp_path / "config.yml", tmp_path / "rpc").main()
     scene, on_model = Scene.load(city_scene), model.on_model
     local, lonlath = places(scene)

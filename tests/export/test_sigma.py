@@ -9,7 +9,8 @@ import torch
 from skyfall_ns.export.sigma import HIDDEN_M, LARGEST_M, combined_sigma_m, view_spread_m
 from skyfall_ns.export.view_heights import ViewDepth, height_above_m, spread_over_views_m
 from skyfall_ns.geo.cameras import AffineCamera
-from skyfall_ns.models.view import parallel_view, satellite_rows
+from skyfall_ns.models.geometry.view import parallel_view
+from skyfall_ns.scene.model_space import satellite_rows
 
 NAN = np.nan
 ON_MODEL = SimpleNamespace(scale=0.01, centre_m=(3.0, -2.0, 0.0))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from relief_files import Frame, Relief, render
+from helpers.relief_files import Frame, Relief, render
 from scipy.ndimage import gaussian_filter
 
 from skyfall_ns.geo.cameras import AffineCamera

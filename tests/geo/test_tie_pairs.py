@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from plane_views import linear_rpc
+from helpers.plane_views import linear_rpc
 from scipy.sparse.csgraph import connected_components
 
 from skyfall_ns.geo.tie_pairs import (

@@ -11,12 +11,12 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 
-from skyfall_ns.data.ply import read_ply, write_ply
-from skyfall_ns.data.scene import Scene
+from skyfall_ns.idu.noise2noise_pairs import thinned_pair
+from skyfall_ns.io.ply import read_ply, write_ply
 from skyfall_ns.method_configs import skyfall
+from skyfall_ns.models.geometry.view import view_of
 from skyfall_ns.models.losses import photometric_loss
-from skyfall_ns.models.view import view_of
-from skyfall_ns.pipelines.pairs import thinned_pair
+from skyfall_ns.scene.scene import Scene
 
 
 @pytest.fixture(scope="module")

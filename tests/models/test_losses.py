@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skyfall_ns.models import losses
-from skyfall_ns.models.heights import rims
+from skyfall_ns.models.geometry.height_map import rims
 from skyfall_ns.models.metrics import fit_gain_bias, halves, image_scores, psnr
 from skyfall_ns.models.ssim import ssim
 

@@ -11,17 +11,18 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 
-from skyfall_ns.data.scene import Scene
+from skyfall_ns.dataparsers.camera_metadata import MOVES_KEY
 from skyfall_ns.errors import SceneError, TrainingError
 from skyfall_ns.method_configs import skyfall
-from skyfall_ns.models.growth import since_reset
-from skyfall_ns.models.harmonics import SH_C0
-from skyfall_ns.models.heights import FEW_PULL, MANY_VIEWS, NEAR_M, draw_heights
-from skyfall_ns.models.light import FILL_LIGHT, encode
-from skyfall_ns.models.panel import CANONICAL
+from skyfall_ns.models.appearance.lighting import FILL_LIGHT, encode
+from skyfall_ns.models.appearance.spherical_harmonics import SH_C0
+from skyfall_ns.models.densification.strategy import since_reset
+from skyfall_ns.models.geometry.height_map import FEW_PULL, MANY_VIEWS, NEAR_M, draw_heights
+from skyfall_ns.models.geometry.view import nadir_view, view_of
+from skyfall_ns.models.initialization import FEW_OPACITY
 from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.models.start import FEW_OPACITY
-from skyfall_ns.models.view import MOVES_KEY, nadir_view, view_of
+from skyfall_ns.scene.scene import Scene
+from skyfall_ns.viewer.appearance_panel import CANONICAL
 
 FIRST = 400  # a step at which gsplat's strategy refines
 

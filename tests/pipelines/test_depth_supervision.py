@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from guests import install_stub_moge, tiny_depth_anything
+from helpers.guests import install_stub_moge, tiny_depth_anything
 from torch import nn
 
 from skyfall_ns.errors import MissingExtraError, TrainingError
 from skyfall_ns.method_configs import skyfall
 from skyfall_ns.pipelines.depth_supervision import DepthSupervision, DepthSupervisionConfig
-from skyfall_ns.pipelines.pseudo_cameras import PseudoPose, PseudoSchedule
-from skyfall_ns.pipelines.pseudo_ground import PseudoGround, height_field
+from skyfall_ns.priors.pseudo_cameras import PseudoPose, PseudoSchedule
+from skyfall_ns.priors.pseudo_ground import PseudoGround, height_field
 
 NEAR = PseudoSchedule(
     start=10, end=1000, ramp=0, size_px=96, elevations_deg=(70.0, 45.0), radii_m=(90.0, 80.0), target_std_m=8.0

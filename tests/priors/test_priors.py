@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from guests import install_stub_moge, tiny_depth_anything
+from helpers.guests import install_stub_moge, tiny_depth_anything
 
 from skyfall_ns.errors import MissingExtraError, TrainingError
+from skyfall_ns.priors.base import PriorCamera, as_target, comparable
 from skyfall_ns.priors.learned import MogePriorConfig, TransformersPriorConfig
 from skyfall_ns.priors.plane import PlanePriorConfig
 from skyfall_ns.priors.surface import HeightField, SurfacePriorConfig, march, rays
-from skyfall_ns.priors.types import PriorCamera, as_target, comparable
 
 CPU = torch.device("cpu")
 
@@ -103,7 +103,7 @@ def test_missing_surface_is_said_before_training():
 
 def test_disparity_is_compared_as_disparity():
     depth = torch.rand(8, 8, dtype=torch.float64) * 50 + 100
-    from skyfall_ns.priors.types import DepthPrediction
+    from skyfall_ns.priors.base import DepthPrediction
 
     prediction = DepthPrediction(7.0 / depth + 2.0, torch.ones(8, 8, dtype=torch.bool), "affine_disparity")
     pair = torch.stack([comparable(depth, prediction.kind).flatten(), as_target(prediction).flatten()])

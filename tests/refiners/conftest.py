@@ -11,7 +11,7 @@ import pytest
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
     """Folder of a tiny pipeline by family."""
     pytest.importorskip("diffusers", reason="the extra `diffusion` is not installed")
-    from refiners import tiny_pipelines
+    from helpers import tiny_pipelines
 
     gc.collect()
     gc.freeze()  # what the imports brought stays: collecting it at the end of each loan would take most of the time

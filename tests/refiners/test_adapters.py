@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from refiners.views import make_view
+from helpers.views import make_view
 from torch import Tensor
 
 from skyfall_ns.refiners.batches import stacked
-from skyfall_ns.refiners.flow_models import ADAPTERS, FlowAdapter
-from skyfall_ns.refiners.flow_models.flux import packed, unpacked
+from skyfall_ns.refiners.diffusion_models import ADAPTERS, FlowAdapter
+from skyfall_ns.refiners.diffusion_models.flux import packed, unpacked
 from skyfall_ns.refiners.flowedit import sample_to_end
 
 pytestmark = pytest.mark.usefixtures("cached_prompts")

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from plates import fill
-from refiners.views import make_view
+from helpers.plates import fill
+from helpers.views import make_view
 from torch import Tensor
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.pipelines.curriculum import Curriculum, poses
-from skyfall_ns.pipelines.episode_folder import EpisodeFolder
-from skyfall_ns.pipelines.refining import refine_episode
-from skyfall_ns.refiners import batches, diffusion, loading, prompts
-from skyfall_ns.refiners.catalogue import KNOWN, SOURCE_PROMPT, TARGET_PROMPT
-from skyfall_ns.refiners.config import FLUX
+from skyfall_ns.idu.curriculum import Curriculum, poses
+from skyfall_ns.idu.episode_store import EpisodeFolder
+from skyfall_ns.idu.refinement import refine_episode
+from skyfall_ns.refiners import batches, diffusion, model_loading, prompts
 from skyfall_ns.refiners.diffusion import FlowEditRefinerConfig
-from skyfall_ns.refiners.flow_models.flux import Flux1
+from skyfall_ns.refiners.diffusion_models.flux import Flux1
+from skyfall_ns.refiners.model_catalog import KNOWN, SOURCE_PROMPT, TARGET_PROMPT
+from skyfall_ns.refiners.registry import FLUX
 
 CPU = torch.device("cpu")
 EPISODE = Path("episode_00")
@@ -108,7 +108,7 @@ def test_a_broken_save_leaves_no_file(tmp_path):
 
 
 def test_other_weights_other_embeddings(tiny, tmp_path, config):
-    from refiners import tiny_pipelines
+    from helpers import tiny_pipelines
 
     other = tiny_pipelines.build("flux", tmp_path / "other", seed=1)
     a, b = (diffusion.find_weights(replace(config, model=str(m)), diffusion.ADAPTERS) for m in (tiny("flux"), other))
@@ -185,7 +185,7 @@ def test_a_model_too_large_to_load(config, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     refine(config, make_view(1))  # prompts are cached
-    monkeypatch.setattr(loading, "_from_disk", too_large)
+    monkeypatch.setattr(model_loading, "_from_disk", too_large)
     with pytest.raises(TrainingError, match=r"does not fit into the memory of the GPU\. Pass .*offload model or group"):
         refine(config, make_view(1))
 

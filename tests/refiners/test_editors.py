@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from refiners.views import make_view
+from helpers.views import make_view
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.refiners import instruct

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.refiners.flowedit import EditSteps, check_steps, flow_edit_latents, steps_left_at
-from skyfall_ns.refiners.noise import seeded_noise
+from skyfall_ns.refiners.view_noise import seeded_noise
 
 SIGMAS = torch.linspace(1, 0, 29)
 

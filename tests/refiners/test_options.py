@@ -7,7 +7,7 @@ from skyfall_ns.errors import MissingExtraError, TrainingError
 from skyfall_ns.refiners.diffusion import FlowEditRefinerConfig
 from skyfall_ns.refiners.img2img import Img2ImgRefinerConfig
 from skyfall_ns.refiners.instruct import InstructRefinerConfig
-from skyfall_ns.refiners.loading import require_device
+from skyfall_ns.refiners.model_loading import require_device
 
 CONFIGS = {"flowedit": FlowEditRefinerConfig, "img2img": Img2ImgRefinerConfig, "instruct": InstructRefinerConfig}
 

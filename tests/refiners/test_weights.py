@@ -9,12 +9,12 @@ import socket
 import pytest
 
 from skyfall_ns.errors import MissingExtraError, TrainingError
-from skyfall_ns.refiners.catalogue import FAMILIES, FLUX1_DEV, FLUX2_KLEIN_BASE, KNOWN, numbers_for
 from skyfall_ns.refiners.diffusion import FlowEditRefinerConfig
-from skyfall_ns.refiners.flow_models import ADAPTERS
+from skyfall_ns.refiners.diffusion_models import ADAPTERS
 from skyfall_ns.refiners.img2img import Img2ImgRefinerConfig
 from skyfall_ns.refiners.instruct import InstructRefinerConfig
-from skyfall_ns.refiners.preset import resolve
+from skyfall_ns.refiners.model_catalog import FAMILIES, FLUX1_DEV, FLUX2_KLEIN_BASE, KNOWN, numbers_for
+from skyfall_ns.refiners.resolved_options import resolve
 from skyfall_ns.refiners.weights import find_weights
 
 CONFIGS = (FlowEditRefinerConfig, Img2ImgRefinerConfig, InstructRefinerConfig)
@@ -130,7 +130,7 @@ def test_every_shard_must_be_there(broken):
 
 def test_text_encoders_may_go_once_prompts_are_cached(broken):
     import torch
-    from refiners.views import make_view
+    from helpers.views import make_view
 
     config = FlowEditRefinerConfig(model=str(broken), dtype="float32", steps=2, n_max=1, n_min=0)
     with config.load(torch.device("cpu"), broken) as refiner:
@@ -149,7 +149,7 @@ def test_text_encoders_may_go_once_prompts_are_cached(broken):
 def test_a_hub_model_is_found_in_the_cache_with_its_commit(tiny, empty_hub, tmp_path, monkeypatch):
     """Text encoders of a hub model may be deleted once prompts are cached: its commit vouches for them."""
     import torch
-    from refiners.views import make_view
+    from helpers.views import make_view
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "prompts"))
     commit = "0123456789abcdef0123456789abcdef01234567"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vendor_files import GROUND_M, LAT, LEANS, LON, deliver, vendor_rpc
+from helpers.vendor_files import GROUND_M, LAT, LEANS, LON, deliver, vendor_rpc
 
-from skyfall_ns.data.area import Area
-from skyfall_ns.data.prepare import Options, prepare
+from skyfall_ns.processing.area_of_interest import Area
+from skyfall_ns.processing.process import Options, prepare
 from skyfall_ns.scripts import info
 
 BIN = Path(sys.executable).parent
@@ -113,7 +113,7 @@ def test_whatever_is_damaged_is_told_in_words(scene, call, tmp_path, monkeypatch
         place = place[key]
     place[last] = odd
     (tmp_path / "scene.json").write_text(json.dumps(data))
-    monkeypatch.setattr("skyfall_ns.data.scene._files", lambda scene: [])
+    monkeypatch.setattr("skyfall_ns.scene.scene._files", lambda scene: [])
     for arguments in ((), ("--at", *POINT)):
         told = call(tmp_path, *arguments)
         assert "view_2" in told or (told.startswith("Error: ") and told.count(". ") >= 1), told

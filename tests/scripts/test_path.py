@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skyfall_ns.data.scene import Scene, SceneImage, Tone
 from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.scene.scene import Scene, SceneImage, Tone
 from skyfall_ns.scripts import path
 
 

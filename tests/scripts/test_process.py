@@ -15,15 +15,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers.vendor_files import LAT, LEANS, LON, deliver, texture, vendor_rpc, write_vendor
 from rasterio.transform import rowcol
 from rasterio.warp import transform
-from vendor_files import LAT, LEANS, LON, deliver, texture, vendor_rpc, write_vendor
 
-from skyfall_ns.data import prepare, scene_files
-from skyfall_ns.data.city import deliver as city_delivery
-from skyfall_ns.data.scene import Scene
 from skyfall_ns.geo.raster import read_raster
+from skyfall_ns.processing import process as processing
+from skyfall_ns.processing import scene_files
+from skyfall_ns.scene.scene import Scene
 from skyfall_ns.scripts import process
+from skyfall_ns.synthetic_city import delivery as city_delivery
 
 BIN = Path(sys.executable).parent
 SQUARE = ("--center", LON, LAT, "--size", 60)
@@ -156,7 +157,7 @@ def test_an_rpc_that_is_none_is_named(call, images, tmp_path):
     [
         (scene_files, "write_raster", errno.ENOSPC, "The disk is full"),
         (scene_files, "write_png", errno.EROFS, "The disk is read-only"),
-        (prepare, "write_ply", errno.EDQUOT, "The disk quota is used up"),
+        (processing, "write_ply", errno.EDQUOT, "The disk quota is used up"),
     ],
 )
 def test_disk_trouble_at_any_step(call, images, tmp_path, monkeypatch, module, step, code, message):

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from plates import fill
+from helpers.plates import fill
 
 from skyfall_ns.errors import MissingExtraError
-from skyfall_ns.pipelines.curriculum import Curriculum, poses
-from skyfall_ns.pipelines.episode_folder import EpisodeFolder
-from skyfall_ns.refiners import config
-from skyfall_ns.refiners.config import RefinerOptions
+from skyfall_ns.idu.curriculum import Curriculum, poses
+from skyfall_ns.idu.episode_store import EpisodeFolder
+from skyfall_ns.refiners import registry
+from skyfall_ns.refiners.registry import RefinerOptions
 from skyfall_ns.scripts import info, refine
 
 BOX = np.array([[-30.0, -30.0, 0.0], [30.0, 30.0, 12.0]])
@@ -98,7 +98,7 @@ class Painter:
 @pytest.fixture
 def painter(monkeypatch):
     """One more refiner, with options of its own."""
-    monkeypatch.setattr(config, "RefinerOptions", PaintOptions)
+    monkeypatch.setattr(registry, "RefinerOptions", PaintOptions)
     monkeypatch.setattr(refine, "RefinerOptions", PaintOptions)
     monkeypatch.setattr(info, "RefinerOptions", PaintOptions)
     painted = dataclass(frozen=True)(

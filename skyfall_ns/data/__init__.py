@@ -1,1 +1,0 @@
-"""Vendor images to scene folders, and the scene folder itself."""

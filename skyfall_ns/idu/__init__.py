@@ -1,0 +1,1 @@
+"""Iterative dataset update: episodes of rendering, refining and training."""

@@ -1,0 +1,1 @@
+"""Views, height maps and geometric losses."""

@@ -1,0 +1,64 @@
+"""Trained runs, loaded for exports."""
+
+import pickle
+from pathlib import Path
+
+import torch
+import yaml
+from nerfstudio.engine.trainer import TrainerConfig
+
+from skyfall_ns import nerfstudio_patches
+from skyfall_ns.errors import TrainingError
+from skyfall_ns.models.skyfall import SkyfallModel
+
+
+def find_checkpoint(config_path: Path) -> Path:
+    """The newest checkpoint of the run behind a config.yml; TrainingError if there is none."""
+    config_path = Path(config_path)
+    if not config_path.is_file():
+        raise TrainingError(f"{config_path} does not exist. Pass the config.yml that ns-train wrote.")
+    found = sorted((config_path.parent / "nerfstudio_models").glob("*.ckpt"))
+    if not found:
+        raise TrainingError(f"{config_path} belongs to a run without a checkpoint. Train it again, or let it finish.")
+    return found[-1]
+
+
+def _check_config(path: Path) -> None:
+    """TrainingError if a config.yml is damaged, or another program's."""
+    try:
+        config = yaml.load(path.read_text(), Loader=yaml.Loader)  # as the host reads it
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise TrainingError(
+            f"{path} is damaged ({reason}). Pass the config.yml that ns-train skyfall wrote."
+        ) from error
+    if not isinstance(config, TrainerConfig):
+        raise TrainingError(f"{path} is no training configuration. Pass the config.yml that ns-train skyfall wrote.")
+
+
+def _line(error: Exception) -> str:
+    """The first sentence of a library's message, so that ours stay two."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
+
+
+def load_run(config_path: Path) -> SkyfallModel:
+    """The trained model behind a run's config.yml, in evaluation mode.
+
+    Raises TrainingError if the file is not a skyfall run's, or if the run has no checkpoint.
+    """
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    nerfstudio_patches.cure()
+    config_path = Path(config_path)
+    find_checkpoint(config_path)
+    _check_config(config_path)
+    try:
+        _, pipeline, _, _ = eval_setup(config_path, test_mode="inference")
+    except (EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        raise TrainingError(
+            f"The checkpoint of {config_path} is damaged ({_line(error)}). Train the run again."
+        ) from error
+    if not isinstance(pipeline.model, SkyfallModel):
+        raise TrainingError(f"{config_path} is a run of another method. Pass one made by ns-train skyfall.")
+    torch.set_grad_enabled(False)
+    return pipeline.model

@@ -1,0 +1,1 @@
+"""Vendor images to a scene directory."""

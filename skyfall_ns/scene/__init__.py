@@ -1,0 +1,1 @@
+"""The scene directory, and the scene in model units."""

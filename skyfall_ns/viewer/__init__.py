@@ -1,0 +1,1 @@
+"""Viewer panels and cameras."""

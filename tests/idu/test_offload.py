@@ -1,0 +1,46 @@
+"""Room for a guest: nothing moves where there is no accelerator, and all comes back where there is one."""
+
+import pytest
+import torch
+from nerfstudio.engine.optimizers import Optimizers
+
+from skyfall_ns.idu.offload import parked
+from skyfall_ns.nerfstudio_patches import FusedAdamConfig
+
+
+def trained(device: str) -> tuple[torch.nn.Module, Optimizers]:
+    """A layer with moments."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2).to(device)
+    optimizers = Optimizers({"all": {"optimizer": FusedAdamConfig(lr=0.1), "scheduler": None}},
+                            {"all": list(model.parameters())})  # fmt: skip
+    for _ in range(3):
+        optimizers.zero_grad_all()
+        model(torch.ones(4, 3, device=device)).square().sum().backward()
+        optimizers.optimizers["all"].step()
+    return model, optimizers
+
+
+def test_on_a_cpu_nothing_is_touched():
+    model, optimizers = trained("cpu")
+    places = [(p, p.data_ptr(), p.grad) for p in model.parameters()]
+    moments = [s["exp_avg"] for s in optimizers.optimizers["all"].state.values()]
+    with pytest.raises(KeyError), parked(model, optimizers):
+        assert all(p.data_ptr() == place and p.grad is grad for p, place, grad in places)
+        raise KeyError
+    assert all(p.data_ptr() == place and p.grad is grad for p, place, grad in places)
+    states = optimizers.optimizers["all"].state.values()
+    assert all(s["exp_avg"] is moment for s, moment in zip(states, moments, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_all_waits_outside_and_training_goes_on_the_same():
+    (model, optimizers), (other, others) = trained("cuda"), trained("cuda")
+    with parked(model, optimizers):
+        assert all(p.device.type == "cpu" for p in model.parameters())
+        assert all(s["exp_avg"].device.type == "cpu" for s in optimizers.optimizers["all"].state.values())
+    for layer, optimizer in ((model, optimizers), (other, others)):
+        optimizer.zero_grad_all()
+        layer(torch.ones(4, 3, device="cuda")).square().sum().backward()
+        optimizer.optimizers["all"].step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))

@@ -1,0 +1,119 @@
+"""Vendor files: what is read of them, by window; dates and the sun as vendors write them; damage."""
+
+import shutil
+
+import numpy as np
+import pytest
+from helpers.vendor_files import SIZE, deliver, vendor_rpc, write_vendor
+
+from skyfall_ns.errors import RasterError
+from skyfall_ns.processing import vendor_images
+from skyfall_ns.processing.vendor_images import acquired, open_images, read_crop, saturated, sun
+
+LEAN = (0.35, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({"ACQUISITION_DATETIME": "2022-03-04T10:30:00Z"}, "2022-03-04T10:30:00"),
+        ({"ACQUISITION_DATE": "2022-03-04", "TIFFTAG_DATETIME": "2024:01:01 00:00:00"}, "2022-03-04"),  # when processed
+        ({"ACQUISITIONDATETIME": "2017-05-25 13:37:39"}, "2017-05-25T13:37:39"),
+        ({"IMAGING_DATE": "2013-02-08", "IMAGING_TIME": "08:36:09.1Z"}, "2013-02-08T08:36:09"),
+        ({"ACQUISITION_DATE": "2016-04-23"}, "2016-04-23"),
+        ({"TIFFTAG_DATETIME": "2023:04:15 08:34:39"}, "2023-04-15T08:34:39"),
+        ({"TIFFTAG_DATETIME": "last spring"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_dates(tags, expected):
+    assert acquired(tags) == expected
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({"SUN_AZIMUTH": "151.2", "SUN_ELEVATION": "59.2"}, (151.2, 59.2)),
+        ({"MEANSUNAZ": "-10", "MEANSUNEL": "40"}, (350.0, 40.0)),
+        ({"SUN_AZIMUTH": "151.2"}, None),
+        ({"SUN_AZIMUTH": "151.2", "SUN_ELEVATION": "-999"}, None),
+        ({"SUN_AZIMUTH": "noon", "SUN_ELEVATION": "40"}, None),
+    ],
+)
+def test_sun(tags, expected):
+    assert sun(tags) == expected
+
+
+def test_a_worldview_file_beside_the_image_is_read(real_data, tmp_path):
+    paths = [write_vendor(tmp_path / f"{n}.tif", np.ones((40, 40), np.uint16), None) for n in "ab"]
+    for path in paths:
+        shutil.copy(real_data / "rpc_only/rpc_WV1.xml", path.with_suffix(".XML"))
+    image = open_images(paths)[0]
+    assert image.acquired == "2017-05-25T13:37:39" and image.sun_deg == (228.9, 52.4)
+
+
+def test_windows_hold_the_files_numbers(tmp_path):
+    paths = deliver(tmp_path)
+    image = open_images(paths)[1]
+    crop = read_crop(image, np.array([[30.2, 50.9], [99.5, 120.0]]), margin_px=4)
+    assert (crop.col0, crop.row0) == (26, 46) and crop.size == (100 + 4 + 1 - 26, 120 + 4 + 1 - 46)
+    whole = read_crop(image, np.array([[-50.0, -50], [1000, 1000]]), 0)
+    assert whole.size == (SIZE, SIZE)
+    np.testing.assert_array_equal(crop.dn, whole.dn[46:125, 26:105])
+    assert crop.valid.all() and not crop.saturated.any() and crop.full_well == np.inf
+
+
+def test_colours_are_found_by_their_names(tmp_path):
+    dn = np.stack([np.full((40, 40), v, np.uint16) for v in (10, 20, 30, 40)])
+    path = write_vendor(tmp_path / "a.tif", dn, vendor_rpc(LEAN))
+    other = write_vendor(tmp_path / "b.tif", dn, vendor_rpc(LEAN))
+    images = open_images([path, other])
+    assert images[0].bands == (1, 2, 3)
+    red, green, blue, gray = (vendor_images.ColorInterp(v) for v in (3, 4, 5, 1))
+    assert vendor_images._bands([gray, blue, green, red]) == (4, 3, 2)  # the order of WorldView files
+    assert vendor_images._bands([gray, gray]) == (1,)
+    assert read_crop(images[0], np.array([[0.0, 0], [39, 39]]), 0).dn[5, 5].tolist() == [10, 20, 30]
+
+
+def test_no_data_and_saturation(tmp_path):
+    dn = np.full((60, 60), 700, np.uint16)
+    dn[:10], dn[20, 20] = 0, 4095
+    paths = [write_vendor(tmp_path / f"{n}.tif", dn, vendor_rpc(LEAN)) for n in "ab"]
+    crop = read_crop(open_images(paths)[0], np.array([[0.0, 0], [59, 59]]), 0)
+    assert not crop.valid[:10].any() and crop.valid[10:].all()
+    assert np.argwhere(crop.saturated).tolist() == [[20, 20]] and crop.full_well == 4095
+
+
+def test_saturation_is_the_top_of_a_sensors_bits():
+    dn = np.full((5, 5, 3), 200, np.uint8)
+    dn[1, 1, 2] = 255
+    assert np.argwhere(saturated(dn)).tolist() == [[1, 1]]
+    assert not saturated(np.where(dn == 255, 254, dn)).any()
+    assert saturated(np.array([[[2047.0]], [[12.5]]], np.float32))[:, 0].tolist() == [True, False]
+
+
+def test_what_cannot_be_used_is_said(tmp_path, monkeypatch):
+    paths = deliver(tmp_path)
+    with pytest.raises(RasterError, match=r"at least two images, --images names 1\. Add"):
+        open_images(paths[:1])
+    (tmp_path / "other").mkdir()
+    twin = shutil.copy(paths[0], tmp_path / "other/view_1.tif")
+    with pytest.raises(RasterError, match=r"Two of the --images are called view_1\. Give"):
+        open_images([*paths, twin])
+    complex_path = write_vendor(tmp_path / "c.tif", np.ones((40, 40), np.complex64), vendor_rpc(LEAN))
+    with pytest.raises(RasterError, match=r"c.tif holds complex64 pixels\. Convert"):
+        open_images([paths[0], complex_path])
+    image = open_images(paths)[0]
+    with pytest.raises(RasterError, match=r"lies outside .*view_1.tif\. Check"):
+        read_crop(image, np.array([[500.0, 10], [600, 90]]), 8)
+    monkeypatch.setattr(vendor_images, "MAX_MEGAPIXELS", 0.01)
+    with pytest.raises(RasterError, match=r"megapixels of .*view_1.tif are too many.*\. Choose a part"):
+        read_crop(image, np.array([[0.0, 0], [200, 200]]), 0)
+
+
+def test_a_file_cut_short_is_named(tmp_path):
+    paths = deliver(tmp_path)
+    data = paths[0].read_bytes()
+    paths[0].write_bytes(data[: len(data) // 2])
+    with pytest.raises(RasterError, match=r"view_1.tif (cannot be read|is not an image|has no RPC).*\. "):
+        read_crop(open_images(paths)[0], np.array([[0.0, 0], [SIZE - 1, SIZE - 1]]), 0)

@@ -1,0 +1,212 @@
+"""Every touch of the host, in one list: what we override or rely on is there, and the host still needs the cure."""
+
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import viser._scene_api
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
+from nerfstudio.engine.schedulers import ExponentialDecayScheduler, ExponentialDecaySchedulerConfig
+from nerfstudio.engine.trainer import Trainer
+from nerfstudio.models.splatfacto import SplatfactoModel
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from nerfstudio.utils import writer
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
+
+from skyfall_ns import nerfstudio_patches
+from skyfall_ns.dataparsers.skyfall_datamanager import SkyfallDatamanager
+from skyfall_ns.errors import TrainingError
+from skyfall_ns.method_configs import skyfall
+from skyfall_ns.models.skyfall import SkyfallModel
+from skyfall_ns.pipelines.skyfall_pipeline import SkyfallPipeline
+
+OVERRIDDEN = {
+    SkyfallModel: (
+        SplatfactoModel,
+        [
+            "populate_modules",  # the host's calls .cuda() and downloads LPIPS
+            "get_outputs",  # the host's calls .cuda() and compiles a float32 view matrix
+            "get_loss_dict",
+            "get_metrics_dict",
+            "get_image_metrics_and_images",
+            "get_gaussian_param_groups",
+            "get_param_groups",
+            "load_state_dict",  # the host's replaces parameters behind the optimizers' backs
+            "step_post_backward",
+            "scales",  # what exports read has the 3D filter in it
+            "opacities",
+            "colors",
+            "shs_0",
+            "shs_rest",
+            "features_rest",  # the host's is no attribute where colours do not change with the direction
+            "set_crop",
+        ],
+    ),
+    SkyfallPipeline: (
+        VanillaPipeline,
+        ["get_train_loss_dict", "get_training_callbacks", "load_pipeline", "get_extra_state", "set_extra_state"],
+    ),
+    SkyfallDatamanager: (FullImageDatamanager, []),
+}
+
+
+@pytest.mark.parametrize("ours", OVERRIDDEN)
+def test_what_we_override_exists_in_the_host(ours):
+    theirs, names = OVERRIDDEN[ours]
+    assert issubclass(ours, theirs)
+    for name in names:
+        assert name in vars(ours), name
+        original = inspect.getattr_static(theirs, name)
+        if callable(original):
+            needed = set(inspect.signature(original).parameters) - {"self", "kwargs"}
+            assert needed <= set(inspect.signature(vars(ours)[name]).parameters), name
+
+
+def test_the_host_still_has_the_defects():
+    """When one of these fails, the host was mended: drop our cure."""
+    splatfacto = inspect.getsource(SplatfactoModel)
+    assert splatfacto.count(".cuda()") == 2
+    assert "LearnedPerceptualImagePatchSimilarity(" in splatfacto
+    assert "torch.nn.Parameter(torch.zeros(new_shape" in splatfacto
+    trainer = inspect.getsource(Trainer)
+    assert "torch.load(load_path, map_location" in trainer  # without pickled code since torch 2.6
+    assert "self._start_step + num_iterations" in trainer  # counts from the resumed step
+    assert "ckpt_path,\n        )" in trainer  # written in place
+    assert trainer.count("while True:") == 1  # waits for ctrl+c after training
+    assert "in os.listdir(load_dir))[-1]" in trainer  # an IndexError where a run was killed before its first checkpoint
+    assert "rng_state" not in trainer  # checkpoints say nothing of random numbers
+    assert "iio.imwrite" in inspect.getsource(viser._scene_api)  # imports what writes pictures in whichever thread
+    drawing = inspect.getsource(RenderStateMachine)
+    assert "while self.running" in drawing and "self.daemon = True" in drawing  # nobody waits for it at the end
+    manager = inspect.getsource(FullImageDatamanager)
+    for name in ("train_unseen_cameras", "eval_unseen_cameras", "random_generator"):  # nor of the order of images
+        assert f"self.{name}" in manager and name not in trainer
+
+
+def test_checkpoints_of_other_methods_load_without_pickled_code(tmp_path):
+    nerfstudio_patches.allow_numpy_scalars()
+    torch.save({"lr": np.float64(0.1)}, tmp_path / "a.ckpt")
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["lr"] == 0.1
+
+
+def test_decay_is_the_hosts_with_plain_floats():
+    def rates(scheduler_class, config_class):
+        optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1e-2)
+        config = config_class(lr_final=1e-4, max_steps=50)
+        scheduler = scheduler_class(config).get_scheduler(optimizer, 1e-2)
+        values = []
+        for _ in range(60):
+            optimizer.step()
+            scheduler.step()
+            values.append(scheduler.get_last_lr()[0])
+        return values
+
+    ours = rates(nerfstudio_patches.PlainExponentialDecay, nerfstudio_patches.PlainExponentialDecayConfig)
+    theirs = rates(ExponentialDecayScheduler, ExponentialDecaySchedulerConfig)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    assert all(type(v) is float for v in ours)
+
+
+def test_ffmpeg_is_lent_where_the_system_has_none(monkeypatch):
+    pytest.importorskip("imageio_ffmpeg", reason="the extra `video` is not installed")
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable) + "/nowhere")
+    assert shutil.which("ffmpeg") is None
+    nerfstudio_patches.find_ffmpeg()
+    assert subprocess.run([shutil.which("ffmpeg"), "-version"], capture_output=True).returncode == 0
+
+
+def test_killed_saves_leave_the_old_checkpoint(tmp_path):
+    class Stub:
+        checkpoint_dir = tmp_path / "models"
+        config = type("C", (), {"save_only_latest_checkpoint": True})
+
+        def save_checkpoint(self, step):
+            if step == 2:
+                (self.checkpoint_dir / "step-000000002.ckpt").write_text("half")
+                raise KeyboardInterrupt
+            (self.checkpoint_dir / f"step-{step:09d}.ckpt").write_text("whole")
+
+    trainer = Stub()
+    nerfstudio_patches.save_whole_checkpoints(trainer)
+    trainer.save_checkpoint(1)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save_checkpoint(2)
+    assert [p.name for p in (tmp_path / "models").iterdir()] == ["step-000000001.ckpt"]
+    (tmp_path / ".checkpoint.partial").mkdir()  # the system kills without a chance to tidy up
+    (tmp_path / ".checkpoint.partial/step-000000002.ckpt").write_text("half")
+    trainer.save_checkpoint(3)
+    assert [p.name for p in tmp_path.iterdir()] == ["models"]
+    assert [p.name for p in (tmp_path / "models").iterdir()] == ["step-000000003.ckpt"]
+    assert trainer.checkpoint_dir == tmp_path / "models"
+
+
+def test_iterations_are_the_total_after_a_resume(monkeypatch):
+    class Stub:
+        _start_step = 30
+        config = type("C", (), {"max_num_iterations": 100})()
+
+        def train(self):
+            self.seen = writer.GLOBAL_BUFFER["max_iter"]
+
+    trainer = Stub()
+    nerfstudio_patches.count_all_steps(trainer, "--more")
+    assert trainer.config.max_num_iterations == 70
+    monkeypatch.setitem(writer.GLOBAL_BUFFER, "max_iter", 70)  # what the host makes of it before it trains
+    trainer.train()
+    assert trainer.seen == 100
+    trainer._start_step = 100
+    with pytest.raises(TrainingError, match=r"already done 100 of 70.*\. Ask for more"):
+        nerfstudio_patches.count_all_steps(trainer, "--more")
+
+
+def test_mendable_errors_have_no_traceback():
+    code = (
+        "from skyfall_ns import nerfstudio_patches; from skyfall_ns.errors import SceneError;"
+        "nerfstudio_patches.speak_plainly();"
+        "raise SceneError('A is wrong. Do B.')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("Error: A is wrong. Do B.") and "Traceback" not in result.stderr
+
+
+VIEWER = """
+import sys, threading, time
+from types import SimpleNamespace
+import numpy as np
+from skyfall_ns.viewer.initial_camera import HomeView
+
+class Drawing(threading.Thread):
+    running = True
+    def run(self):
+        while self.running:
+            time.sleep(0.01)
+        print("stopped drawing")
+
+viewer = SimpleNamespace(config=SimpleNamespace(camera_frustum_scale=1), render_statemachines={0: Drawing(daemon=True)},
+                         viser_server=SimpleNamespace(on_client_connect=lambda begin: None))
+assert "PIL.MpoImagePlugin" not in sys.modules
+HomeView(np.eye(2, 3))._setup(viewer)
+import PIL.Image
+assert PIL.Image._initialized == 2 and "imageio.plugins.pillow" in sys.modules
+viewer.render_statemachines[0].start()
+"""
+
+
+def test_the_viewers_threads_import_nothing_and_end_with_the_process():
+    result = subprocess.run([sys.executable, "-c", VIEWER], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "stopped drawing\n"), result.stderr[-2000:]
+
+
+def test_the_method_serves_this_machine_and_listens_at_home():
+    config = skyfall.config
+    assert config.method_name == "skyfall"
+    assert config.machine.device_type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert config.viewer.websocket_host == "127.0.0.1"
+    assert config.viewer.quit_on_train_completion
+    assert not config.mixed_precision
