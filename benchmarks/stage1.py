@@ -1,12 +1,12 @@
-"""Trains a scene once per variant of stage 1, scores every run, and writes a table to stage1.md.
+"""Train a scene once per variant of stage 1, score every run, and write a table to stage1.md.
 
-    python benchmarks/stage1.py SCENE                             # a synthetic city brings its own truth
+    python benchmarks/stage1.py SCENE                             # a synthetic city has its own truth
     python benchmarks/stage1.py SCENE --reference DSM.tif         # real images
     python benchmarks/stage1.py SCENE --only default "no shadows" --steps 300
 
-A variant is a name and flags of ns-train, after another method's name if need be: add a line to VARIANTS. Runs and
-scores are kept in the work folder; what is there already is not done again, so a run that was stopped goes on, and one
-more variant costs one more run.
+A variant is a name and flags of ns-train, optionally after the name of another method: add a line to VARIANTS. Runs and
+scores are kept in the work directory and reused, so an interrupted benchmark resumes, and one more variant costs one
+run.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rasterizer import machine
+from rasterizer import describe_machine
 
 VARIANTS: dict[str, list[str]] = {
     "default": [],
@@ -33,12 +33,12 @@ VARIANTS: dict[str, list[str]] = {
     "no surface term": ["--pipeline.model.surface-weight", "0"],
     "no shading": ["--pipeline.model.shading", "False"],
     "no shadows": ["--pipeline.model.shadows", "False"],
-    "shadows of splats only": ["--pipeline.model.pixel-shadows", "False"],
-    "shadows drawn every 200 steps": ["--pipeline.model.shadows-every", "200"],
-    "no growth": ["--pipeline.model.growth", "none"],
-    "growth by relocation": ["--pipeline.model.growth", "relocate", "--pipeline.model.cull-alpha-thresh", "0.1"],
+    "shadows per Gaussian only": ["--pipeline.model.pixel-shadows", "False"],
+    "shadow maps every 200 steps": ["--pipeline.model.shadows-every", "200"],
+    "no densification": ["--pipeline.model.densification", "none"],
+    "MCMC densification": ["--pipeline.model.densification", "mcmc", "--pipeline.model.cull-alpha-thresh", "0.1"],
     "no embeddings": ["--pipeline.model.appearance", "light"],
-    "embeddings read by a perceptron (WildGaussians)": [
+    "appearance perceptron (WildGaussians)": [
         "--pipeline.model.appearance",
         "perceptron",
         "--optimizers.embeddings.optimizer.lr",
@@ -47,99 +47,102 @@ VARIANTS: dict[str, list[str]] = {
     "opacity entropy, weight 0.01": ["--pipeline.model.entropy-weight", "0.01"],
     "opacity entropy, weight 10 (Skyfall-GS)": ["--pipeline.model.entropy-weight", "10"],
     "sparsity 0.1 (EOGS)": ["--pipeline.model.sparsity-weight", "0.1"],
-    "sheared views (EOGS)": ["--pipeline.model.shear-weight", "1"],
+    "view consistency (EOGS)": ["--pipeline.model.view-consistency-weight", "1"],
     "3D filter": ["--pipeline.model.filter-3d", "True"],
-    "pose shift": ["--pipeline.model.pose-shift", "True"],
+    "image offsets": ["--pipeline.model.image-offsets", "True"],
     "fast": ["skyfall-fast"],
 }
 
 ELEVATIONS = ("60", "45", "20")
 COLUMNS = ("median, m", "within 1 m", "MAE, m", "at edges, m", "complete", "PSNR, dB", "SSIM",
-           *(f"{e}°, dB" for e in ELEVATIONS), "splats", "s")  # fmt: skip
+           *(f"{e}°, dB" for e in ELEVATIONS), "Gaussians", "s")  # fmt: skip
 TITLE = (
-    "# Stage 1, part by part\n\nEach row is one run of `ns-train skyfall` with one thing changed; written by "
+    "# Stage 1, part by part\n\nEach row is one run of `ns-train skyfall` with one change; written by "
     "`python benchmarks/stage1.py`. Heights after one 3-D shift: median of the differences, share within 1 m, mean "
     "(everywhere; up to 1.5 m from height steps), share of the reference's cells that have a height. PSNR and SSIM: "
-    "held-out images (without any: the training images). Degrees: PSNR of true pictures from that elevation, where "
-    "there are any. Seconds: the whole command.\n"
+    "held-out images (without any: the training images). Degrees: PSNR of ground-truth images from that elevation, "
+    "where there are any. Seconds: the whole command.\n"
 )
 
 
-def call(*command: object) -> None:
-    """Run one of the package's or the host's commands; RuntimeError with its last words if it fails."""
-    program, *words = map(str, command)
-    done = subprocess.run([Path(sys.executable).parent / program, *words], capture_output=True, text=True)
-    if done.returncode:
-        lines = [line.strip("│ ") for line in (done.stdout + done.stderr).splitlines() if re.search(r"\w", line)]
+def call_command(*command: object) -> None:
+    """Run a command of this package or of Nerfstudio. Raises RuntimeError with its last line if it fails."""
+    program, *arguments = map(str, command)
+    result = subprocess.run([Path(sys.executable).parent / program, *arguments], capture_output=True, text=True)
+    if result.returncode:
+        lines = [line.strip("│ ") for line in (result.stdout + result.stderr).splitlines() if re.search(r"\w", line)]
         raise RuntimeError(f"{program}: {lines[-1] if lines else 'no message'}")
 
 
-def trained(scene: Path, folder: Path, words: list[str]) -> tuple[Path, float]:
-    """Train with the words of ns-train, method first: the run's config.yml, and seconds of the whole command."""
-    shutil.rmtree(folder, ignore_errors=True)
+def train_run(scene: Path, directory: Path, arguments: list[str]) -> tuple[Path, float]:
+    """Train with arguments of ns-train, method first; return the run's config.yml and the seconds of the command."""
+    shutil.rmtree(directory, ignore_errors=True)
     start = time.perf_counter()
-    call("ns-train", *words, "--data", scene, "--output-dir", folder, "--experiment-name", "run", "--timestamp", "run",
-         "--vis", "tensorboard")  # fmt: skip
-    return folder / "run" / words[0] / "run" / "config.yml", time.perf_counter() - start
+    call_command("ns-train", *arguments, "--data", scene, "--output-dir", directory, "--experiment-name", "run",
+                 "--timestamp", "run", "--vis", "tensorboard")  # fmt: skip
+    return directory / "run" / arguments[0] / "run" / "config.yml", time.perf_counter() - start
 
 
-def with_method(flags: list[str], method: str) -> list[str]:
-    """Flags after the method that they name, or else after this one."""
+def add_method(flags: list[str], method: str) -> list[str]:
+    """Put a method before flags that do not start with one."""
     return flags if flags and not flags[0].startswith("-") else [method, *flags]
 
 
-def scored(config: Path, folder: Path, reference: Path | None, truth: Path | None) -> dict[str, Any]:
-    """Scores of a run: {"splats", "held_out", "dsm", "views"}; the last two None without truth."""
-    report = folder / "report.json"
-    folder.mkdir(parents=True, exist_ok=True)
+def score_run(config: Path, directory: Path, reference: Path | None, truth: Path | None) -> dict[str, Any]:
+    """Score a run: {"gaussians", "held_out", "dsm", "views"}; the last two are None without ground truth."""
+    report = directory / "report.json"
+    directory.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"dsm": None, "views": None}
-    result["splats"] = splats(next((config.parent / "nerfstudio_models").glob("*.ckpt")))
-    call("ns-eval", "--load-config", config, "--output-path", report)
+    result["gaussians"] = count_gaussians(next((config.parent / "nerfstudio_models").glob("*.ckpt")))
+    call_command("ns-eval", "--load-config", config, "--output-path", report)
     result["held_out"] = json.loads(report.read_text())["results"]
     if reference:
-        call("skyfall-export", "dsm", "--load-config", config, "--output", folder / "dsm.tif")
-        call("skyfall-eval", "dsm", folder / "dsm.tif", reference, "--json", report)
+        call_command("skyfall-export", "dsm", "--load-config", config, "--output", directory / "dsm.tif")
+        call_command("skyfall-eval", "dsm", directory / "dsm.tif", reference, "--json", report)
         result["dsm"] = json.loads(report.read_text())
     if truth:
-        call("skyfall-eval", "views", "--load-config", config, "--truth", truth, "--json", report)
+        call_command("skyfall-eval", "views", "--load-config", config, "--truth", truth, "--json", report)
         result["views"] = json.loads(report.read_text())["elevations"]
     return result
 
 
-def measured(scene: Path, folder: Path, flags: list[str], reference: Path | None, truth: Path | None) -> dict[str, Any]:
-    """Train once and score: {"seconds", "splats", "held_out", "dsm", "views"}."""
-    config, seconds = trained(scene, folder, with_method(flags, "skyfall"))
-    return {"seconds": seconds} | scored(config, folder, reference, truth)
+def train_and_score(
+    scene: Path, directory: Path, flags: list[str], reference: Path | None, truth: Path | None
+) -> dict[str, Any]:
+    """Train once and score: {"seconds", "gaussians", "held_out", "dsm", "views"}."""
+    config, seconds = train_run(scene, directory, add_method(flags, "skyfall"))
+    return {"seconds": seconds} | score_run(config, directory, reference, truth)
 
 
-def measured_or_kept(
-    name: str, folder: Path, question: list[str], measure: Callable[[], dict[str, Any]], wanted: bool
+def load_or_measure(
+    name: str, directory: Path, inputs: list[str], measure: Callable[[], dict[str, Any]], is_selected: bool
 ) -> dict[str, Any] | None:
-    """The scores kept in a folder if they answer the same question, else new ones; None if not wanted or failed."""
-    kept = folder / "result.json"
-    known = json.loads(kept.read_text()) if kept.is_file() else {}
-    if known.get("question") == question:
-        return known
-    if not wanted:
+    """Load the scores of a directory if they have the same inputs, else measure them. None if the variant is not
+    selected, or if it failed."""
+    cache = directory / "result.json"
+    cached = json.loads(cache.read_text()) if cache.is_file() else {}
+    if cached.get("inputs") == inputs:
+        return cached
+    if not is_selected:
         return None
     try:
         result = measure()
     except RuntimeError as error:
         print(f"{name} failed. {error}", file=sys.stderr, flush=True)
         return None
-    kept.write_text(json.dumps(result | {"question": question}, indent=1))
+    cache.write_text(json.dumps(result | {"inputs": inputs}, indent=1))
     return result
 
 
-def splats(checkpoint: Path) -> int:
+def count_gaussians(checkpoint: Path) -> int:
     import torch
 
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     return int(state["pipeline"]["_model.gauss_params.means"].shape[0])
 
 
-def row(name: str, result: dict[str, Any]) -> str:
-    """One line of the table."""
+def table_row(name: str, result: dict[str, Any]) -> str:
+    """Table row of one variant."""
     cells: list[str] = []
     dsm, views = result["dsm"], result["views"] or {}
     if dsm is None:
@@ -151,76 +154,75 @@ def row(name: str, result: dict[str, Any]) -> str:
                   "-" if edges is None else f"{edges:.2f}", f"{dsm['completeness']:.1%}"]  # fmt: skip
     cells += [f"{result['held_out']['psnr']:.2f}", f"{result['held_out']['ssim']:.3f}"]
     cells += [f"{views[e]['psnr']:.2f}" if e in views else "-" for e in ELEVATIONS]
-    cells += [f"{result['splats']:,}", f"{result['seconds']:.0f}"]
+    cells += [f"{result['gaussians']:,}", f"{result['seconds']:.0f}"]
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def section(heading: str, results: dict[str, dict[str, Any]], said: str) -> str:
-    """A scene's heading, what was measured on, the table, and what each variant is."""
-    lines = [f"## {heading}", "", said, "", f"| variant | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [row(name, result) for name, result in results.items()]
+def make_section(heading: str, results: dict[str, dict[str, Any]], description: str) -> str:
+    """Make the section of a scene: heading, description, table and the flags of each variant."""
+    lines = [f"## {heading}", "", description, ""]
+    lines += [f"| variant | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines += [table_row(name, result) for name, result in results.items()]
     flags = [f"- {name}: `{' '.join(VARIANTS[name])}`" for name in results if VARIANTS.get(name)]
     return "\n".join([*lines, "", *flags, *([""] if flags else [])])
 
 
-def with_section(text: str, new: str) -> str:
-    """A document with a section put in the place of the one with the same heading, or at the end."""
-    heading = new.partition("\n")[0]
-    parts = re.split(r"^(?=## )", text or TITLE + "\n", flags=re.M)
-    places = [i for i, part in enumerate(parts) if part.partition("\n")[0] == heading]
-    if places:
-        parts[places[0]] = new + ("\n" if places[0] + 1 < len(parts) else "")
+def replace_section(text: str, section: str) -> str:
+    """Replace the section of a document that has the same heading, or append the section."""
+    heading = section.partition("\n")[0]
+    sections = re.split(r"^(?=## )", text or TITLE + "\n", flags=re.M)
+    matches = [i for i, part in enumerate(sections) if part.partition("\n")[0] == heading]
+    if matches:
+        sections[matches[0]] = section + ("\n" if matches[0] + 1 < len(sections) else "")
     else:
-        parts = [*(part.rstrip("\n") + "\n\n" for part in parts), new]
-    return "".join(parts).rstrip("\n") + "\n"
+        sections = [*(part.rstrip("\n") + "\n\n" for part in sections), section]
+    return "".join(sections).rstrip("\n") + "\n"
 
 
-def slug(name: str) -> str:
+def directory_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scene", type=Path, help="a scene made by skyfall-process")
+    parser.add_argument("scene", type=Path, help="scene directory of skyfall-process")
     parser.add_argument("--reference", type=Path, help="true DSM; by default the scene's truth/dsm.tif")
-    parser.add_argument("--truth", type=Path, help="true pictures; by default the scene's truth/oblique")
-    parser.add_argument("--steps", type=int, help="by default as many as the method takes")
+    parser.add_argument("--truth", type=Path, help="ground-truth images; by default the scene's truth/oblique")
+    parser.add_argument("--steps", type=int, help="training steps; by default those of the method")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="NAME", help=f"of: {', '.join(VARIANTS)}")
-    parser.add_argument("--heading", help="of the scene's section; by default the folder's name")
-    parser.add_argument("--work", type=Path, default=Path("outputs/stage1"), help="folder of runs and scores")
+    parser.add_argument("--heading", help="heading of the section; by default the directory's name")
+    parser.add_argument("--work", type=Path, default=Path("outputs/stage1"), help="directory of runs and scores")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
     arguments = parser.parse_args()
     scene = arguments.scene.resolve()
-    reference, truth = truths(scene, arguments)
+    reference, truth = find_truth(scene, arguments)
     heading = arguments.heading or scene.name
     steps = [] if arguments.steps is None else ["--max-num-iterations", str(arguments.steps)]
-    said = (
-        f"{datetime.date.today()}, {machine()}: `python benchmarks/stage1.py {arguments.scene.name}{told(arguments)}`"
-    )
+    command = f"python benchmarks/stage1.py {arguments.scene.name}{changed_options(arguments)}"
+    description = f"{datetime.date.today()}, {describe_machine()}: `{command}`"
     results: dict[str, dict[str, Any]] = {}
     for name, flags in VARIANTS.items():
-        folder = arguments.work.resolve() / slug(heading) / slug(name)
-        wanted = not arguments.only or name in arguments.only
-        flags, question = [*flags, *steps], [str(scene), *flags, *steps, str(reference), str(truth)]
-        measure = partial(measured, scene, folder, flags, reference, truth)
-        result = measured_or_kept(name, folder, question, measure, wanted)
+        directory = arguments.work.resolve() / directory_name(heading) / directory_name(name)
+        is_selected = not arguments.only or name in arguments.only
+        flags, inputs = [*flags, *steps], [str(scene), *flags, *steps, str(reference), str(truth)]
+        measure = partial(train_and_score, scene, directory, flags, reference, truth)
+        result = load_or_measure(name, directory, inputs, measure, is_selected)
         if result is None:
             continue
         results[name] = result
-        print(row(name, result), flush=True)
-        before = arguments.output.read_text() if arguments.output.is_file() else ""
-        arguments.output.write_text(with_section(before, section(heading, results, said)))
+        print(table_row(name, result), flush=True)
+        previous = arguments.output.read_text() if arguments.output.is_file() else ""
+        arguments.output.write_text(replace_section(previous, make_section(heading, results, description)))
 
 
-def truths(scene: Path, arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
-    """The true DSM and the true pictures: those that are named, or else those that a synthetic city brings."""
-    known = {name: path if path.exists() else None for name, path in
-             (("reference", scene / "truth/dsm.tif"), ("truth", scene / "truth/oblique"))}  # fmt: skip
-    return arguments.reference or known["reference"], arguments.truth or known["truth"]
+def find_truth(scene: Path, arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """Find the true DSM and the ground-truth images: those of the flags, or else those of a synthetic city."""
+    dsm, oblique = (path if path.exists() else None for path in (scene / "truth/dsm.tif", scene / "truth/oblique"))
+    return arguments.reference or dsm, arguments.truth or oblique
 
 
-def told(arguments: argparse.Namespace) -> str:
-    """The options that change what is measured."""
+def changed_options(arguments: argparse.Namespace) -> str:
+    """Command-line options that change the measurement."""
     options = (("reference", arguments.reference and arguments.reference.name), ("steps", arguments.steps))
     return "".join(f" --{name} {value}" for name, value in options if value is not None)
 

@@ -1,10 +1,10 @@
-"""DSMs of a place that changed, against reference DSMs of before and after; writes a table to two_dates.md.
+"""Compare DSMs of an area that changed with reference DSMs of before and after, and write a table to two_dates.md.
 
     python benchmarks/two_dates.py BEFORE.tif AFTER.tif DSM.tif [DSM.tif ...]
     python benchmarks/two_dates.py BEFORE.tif AFTER.tif --unchanged UNCHANGED.tif
 
-Ground is unchanged where the references agree within a metre after one 3-D shift; the second line writes the later
-reference where it is.
+Ground is unchanged where the references agree within a meter after one 3-D shift. The second form writes the later
+reference on unchanged ground only.
 """
 
 import argparse
@@ -15,39 +15,41 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rasterizer import machine
+from rasterizer import describe_machine
 
-from skyfall_ns.geo.dsm_comparison import compare_dsm, scores
+from skyfall_ns.geo.dsm_comparison import compare_dsm, error_statistics
 from skyfall_ns.geo.raster import read_raster, write_raster
 
-AGREE_M = 1.0
+UNCHANGED_M = 1.0
 TITLE = (
-    "# One scene of two dates\n\nWritten by `python benchmarks/two_dates.py BEFORE AFTER DSM`. Metres, after one 3-D "
+    "# One scene of two dates\n\nWritten by `python benchmarks/two_dates.py BEFORE AFTER DSM`. Meters, after one 3-D "
     "shift: median of the differences, share within 1 m, mean; on ground where both references agree within 1 m, and "
     "mean where they do not.\n"
 )
 
 
-def rows(dsm: Path, references: tuple[Path, Path]) -> list[str]:
-    """Lines of the table for one DSM."""
+def dsm_rows(dsm: Path, references: tuple[Path, Path]) -> list[str]:
+    """Table rows of one DSM."""
     before, after = map(read_raster, references)
     lines = []
-    for path, own, other in ((references[0], before, after), (references[1], after, before)):
-        difference = compare_dsm(read_raster(dsm), own).difference_m
-        apart = np.abs(compare_dsm(other, own).difference_m)
-        same, changed = scores(difference[apart < AGREE_M]), scores(difference[apart >= AGREE_M])
+    for path, reference, other in ((references[0], before, after), (references[1], after, before)):
+        difference = compare_dsm(read_raster(dsm), reference).difference_m
+        change = np.abs(compare_dsm(other, reference).difference_m)
+        unchanged = error_statistics(difference[change < UNCHANGED_M])
+        changed = error_statistics(difference[change >= UNCHANGED_M])
         lines.append(
-            f"| {dsm.stem} | {path.name} | {same['median_m']:.3f} | {same['within_1m']:.1%} | {same['mae_m']:.3f} | "
-            f"{changed['mae_m']:.2f} | {(apart >= AGREE_M).sum() / np.isfinite(apart).sum():.1%} |"
+            f"| {dsm.stem} | {path.name} | {unchanged['median_m']:.3f} | {unchanged['within_1m']:.1%} "
+            f"| {unchanged['mae_m']:.3f} | {changed['mae_m']:.2f} "
+            f"| {(change >= UNCHANGED_M).sum() / np.isfinite(change).sum():.1%} |"
         )
     return lines
 
 
 def write_unchanged(before: Path, after: Path, output: Path) -> None:
-    """The later reference without the cells that are not known to be unchanged."""
+    """Write the later reference, with nodata where the ground is not known to be unchanged."""
     raster, nodata = read_raster(after), -9999.0
-    apart = np.abs(compare_dsm(read_raster(before), raster).difference_m)
-    band = np.where(apart < AGREE_M, raster.values(), nodata).astype(np.float32)
+    change = np.abs(compare_dsm(read_raster(before), raster).difference_m)
+    band = np.where(change < UNCHANGED_M, raster.band_values(), nodata).astype(np.float32)
     write_raster(output, band[None], crs=raster.crs, transform=raster.transform, nodata=nodata)
 
 
@@ -64,11 +66,11 @@ def main() -> None:
         write_unchanged(args.before, args.after, args.unchanged)
     if not args.dsms:
         return
-    lines = [TITLE, f"{machine()}, {datetime.date.today()}.\n"]
+    lines = [TITLE, f"{describe_machine()}, {datetime.date.today()}.\n"]
     lines += ["| heights | reference | unchanged: median | within 1 m | mean | changed: mean | share changed |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for dsm in args.dsms:
-        lines += rows(dsm, (args.before, args.after))
+        lines += dsm_rows(dsm, (args.before, args.after))
     args.output.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

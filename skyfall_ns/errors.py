@@ -1,4 +1,4 @@
-"""Errors that a person can mend: each message says what is wrong with which file or flag, then what to do."""
+"""Errors that a user can fix: each message says what is wrong with which file or flag, then what to do."""
 
 import errno
 
@@ -8,7 +8,7 @@ class SkyfallError(Exception):
 
 
 class SceneError(SkyfallError):
-    """A scene folder is missing, damaged, of another version, or already there."""
+    """A scene directory is missing, damaged, of another version, or exists already."""
 
 
 class RasterError(SkyfallError):
@@ -16,7 +16,7 @@ class RasterError(SkyfallError):
 
 
 class CrsError(SkyfallError):
-    """A coordinate reference system is unknown or unfit."""
+    """A coordinate reference system is unknown or unsuitable."""
 
 
 class MissingExtraError(SkyfallError):
@@ -24,23 +24,23 @@ class MissingExtraError(SkyfallError):
 
 
 class TrainingError(SkyfallError):
-    """Training cannot start or cannot go on."""
+    """Training cannot start or cannot continue."""
 
 
-_DISK = {
-    errno.ENOSPC: ("The disk is full", "Free some space, or choose another output folder."),
-    errno.EDQUOT: ("The disk quota is used up", "Free some space, or choose another output folder."),
-    errno.EFBIG: ("The file grows larger than this disk takes", "Choose another output folder."),
-    errno.EIO: ("The disk reports an error", "Check the disk, or choose another output folder."),
-    errno.EROFS: ("The disk is read-only", "Choose an output folder on a writable disk."),
-    errno.EACCES: ("Permission denied", "Choose a place that you may write to, or change its permissions."),
-    errno.EPERM: ("Operation not permitted", "Choose a place that you may write to, or change its permissions."),
+_DISK_ERRORS = {
+    errno.ENOSPC: ("The disk is full", "Free some space, or choose another output directory."),
+    errno.EDQUOT: ("The disk quota is used up", "Free some space, or choose another output directory."),
+    errno.EFBIG: ("The file is larger than this disk allows", "Choose another output directory."),
+    errno.EIO: ("The disk reports an error", "Check the disk, or choose another output directory."),
+    errno.EROFS: ("The disk is read-only", "Choose an output directory on a writable disk."),
+    errno.EACCES: ("Permission denied", "Choose a directory with write permission, or change its permissions."),
+    errno.EPERM: ("Operation not permitted", "Choose a directory with write permission, or change its permissions."),
 }
 
 
 def disk_message(error: OSError) -> str | None:
     """Two sentences for a full, read-only or forbidden disk; None for any other operating system error."""
-    if error.errno not in _DISK:
+    if error.errno not in _DISK_ERRORS:
         return None
-    what, mend = _DISK[error.errno]
-    return f"{what}: {error.filename or 'while writing'}. {mend}"
+    problem, remedy = _DISK_ERRORS[error.errno]
+    return f"{problem}: {error.filename or 'while writing'}. {remedy}"

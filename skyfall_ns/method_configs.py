@@ -1,15 +1,16 @@
-"""The methods this plugin registers, and every default in one place."""
+"""The methods of ns-train. Defaults are in the configuration classes; methods hold differences from them only."""
 
 from dataclasses import replace
 from typing import Any
 
 import torch
-from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
+from nerfstudio.configs.base_config import LoggingConfig, ViewerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from skyfall_ns import nerfstudio_patches
-from skyfall_ns.idu.curriculum import REFERENCE_JAX
+from skyfall_ns.idu.curriculum import REFERENCE_JAX, REFERENCE_NYC
+from skyfall_ns.machine_options import SingleDeviceConfig
 from skyfall_ns.models.skyfall import SkyfallModelConfig
 from skyfall_ns.nerfstudio_patches import FusedAdamConfig, PlainExponentialDecayConfig
 from skyfall_ns.pipelines.depth_supervision import DepthSupervisionConfig
@@ -17,31 +18,33 @@ from skyfall_ns.pipelines.idu_pipeline import IduPipelineConfig
 from skyfall_ns.pipelines.skyfall_pipeline import SkyfallPipelineConfig
 from skyfall_ns.priors.pseudo_cameras import PseudoSchedule
 from skyfall_ns.refiners.registry import FLUX, KLEIN
-from skyfall_ns.scene.model_space import MODEL_PER_METRE
+from skyfall_ns.scene.model_space import MODEL_PER_METER
 
-nerfstudio_patches.cure()
+nerfstudio_patches.apply_patches()
 
-STEPS = 600  # on two cores of an AMD EPYC, 351 s for eight images of 0.28 megapixels
+DEFAULT_STEPS = 600  # time per run: benchmarks/stage1.md
 FAST_STEPS = 250
 REFERENCE_STEPS = 30_000
-UNTIL_DONE = 1_000_000  # more than any curriculum has
+NO_STEP_LIMIT = 1_000_000  # the pipeline ends the run after the last episode
 
 
-def optimizers(steps: int, decay: float = 1 / 3, **learning_rates: float) -> dict[str, dict]:
-    """One optimizer per parameter group; the means' rate falls to `decay` of itself. Rates are per step: `means` in
-    model units (100 m), scales in log metres, opacities in logits, shifts in pixels."""
+def make_optimizers(steps: int, decay: float = 1 / 3, **learning_rates: float) -> dict[str, dict]:
+    """Configuration of one optimizer per parameter group.
+
+    The learning rate of `means` decays to `decay` times its initial value. Rates are per step: `means` in model units
+    (100 m), scales in log meters, opacities in logits, image offsets in pixels."""
     rates = {
-        "means": 5e-5,  # 5 mm a step
+        "means": 5e-5,  # 5 mm per step
         "scales": 5e-3,
         "quats": 1e-3,
-        "features_dc": 2.5e-3 / 0.28,  # Skyfall-GS' 0.0025 in colours
+        "features_dc": 2.5e-3 / 0.28,  # 0.0025 of Skyfall-GS, which is in colors
         "features_rest": 1.25e-4,
         "opacities": 0.05,
-        "looks": 2e-3,
-        "shift": 2e-3,
-        "embeddings": 1e-3,  # Skyfall-GS takes 0.005: 0.4 dB less in a city's held-out image
-        "image_embeddings": 1e-3,  # these two as Skyfall-GS
-        "appearance": 5e-4,
+        "image_appearance": 2e-3,
+        "image_offsets": 2e-3,
+        "embeddings": 1e-3,  # 0.005 in Skyfall-GS: 0.4 dB less in a held-out image of the synthetic city
+        "image_embeddings": 1e-3,  # this and the next as in Skyfall-GS
+        "appearance_decoder": 5e-4,
     } | learning_rates
     table: dict[str, dict] = {
         name: {"optimizer": FusedAdamConfig(lr=rate, eps=1e-15), "scheduler": None} for name, rate in rates.items()
@@ -50,7 +53,7 @@ def optimizers(steps: int, decay: float = 1 / 3, **learning_rates: float) -> dic
     return table
 
 
-def method(
+def make_method(
     name: str,
     description: str,
     steps: int,
@@ -58,7 +61,7 @@ def method(
     pipeline: type = SkyfallPipelineConfig,
     **parts: Any,
 ) -> MethodSpecification:
-    """A method; `parts` are those of the pipeline that differ from its defaults."""
+    """Make a method; `parts`: fields of the pipeline's configuration that differ from their defaults."""
     config = TrainerConfig(
         method_name=name,
         max_num_iterations=steps,
@@ -67,10 +70,10 @@ def method(
         steps_per_eval_batch=0,
         steps_per_eval_all_images=0,
         mixed_precision=False,
-        machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
+        machine=SingleDeviceConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
         pipeline=pipeline(**parts),
         optimizers=table,
-        # the host would listen on all interfaces, and would never end
+        # by default Nerfstudio listens on all interfaces and never ends
         viewer=ViewerConfig(websocket_host="127.0.0.1", quit_on_train_completion=True),
         logging=LoggingConfig(steps_per_log=20),
         vis="viewer+tensorboard",
@@ -78,25 +81,25 @@ def method(
     return MethodSpecification(config=config, description=description)
 
 
-skyfall = method(
+skyfall = make_method(
     "skyfall",
-    "Splat city from satellite images, georeferenced, heights tied to stereo (stage 1).",
-    STEPS,
-    optimizers(STEPS),
+    "Georeferenced 3D Gaussians from satellite images, with heights constrained by stereo (stage 1).",
+    DEFAULT_STEPS,
+    make_optimizers(DEFAULT_STEPS),
 )
 
-skyfall_fast = method(
+skyfall_fast = make_method(
     "skyfall-fast",
-    "As skyfall in a third of the time: a first look on a CPU.",
+    "As skyfall in a third of the time, for a preview on a CPU.",
     FAST_STEPS,
-    optimizers(FAST_STEPS),
+    make_optimizers(FAST_STEPS),
     depth=DepthSupervisionConfig(prior="none"),
 )
 
-REFERENCE_OPTIMIZERS = optimizers(
+REFERENCE_OPTIMIZERS = make_optimizers(
     REFERENCE_STEPS,
     decay=0.01,
-    means=1.6e-4 * 128 * MODEL_PER_METRE,  # position_lr_init times the scene's extent of 128 m
+    means=1.6e-4 * 128 * MODEL_PER_METER,  # position_lr_init times the scene's extent of 128 m
     scales=1e-3,
     features_dc=2.5e-3,
     embeddings=5e-3,
@@ -104,7 +107,7 @@ REFERENCE_OPTIMIZERS = optimizers(
 REFERENCE_MODEL = SkyfallModelConfig(
     sh_degree=1,
     background_color="black",
-    start_opacity=0.5,
+    init_opacity=0.5,
     max_scale_m=12.8,
     filter_3d=True,
     surface_weight=0.0,
@@ -129,9 +132,9 @@ REFERENCE_DEPTH = DepthSupervisionConfig(
     prior="moge", moge_version="v1", loss="pearson", weight=0.5, schedule=PseudoSchedule()
 )
 
-skyfall_reference = method(
+skyfall_reference = make_method(
     "skyfall-reference",
-    "Stage 1 with the published flags of Skyfall-GS (docs/stage1.md); needs a GPU and MoGe's weights.",
+    "Stage 1 with the published settings of Skyfall-GS; needs a GPU and the weights of MoGe.",
     REFERENCE_STEPS,
     REFERENCE_OPTIMIZERS,
     model=REFERENCE_MODEL,
@@ -144,40 +147,50 @@ PUBLISHED_IDU: dict[str, Any] = {  # run_jax_idu.py
     "stage1_steps": REFERENCE_STEPS,
     "curriculum": REFERENCE_JAX,
     "synthetic_share": 0.75,
-    "keep_earlier": 0.0,
-    "agreement": False,
-    "moves": 1.0,
-    "episode_rates": 1.0,
+    "replay_decay": 0.0,
+    "consistency_weighting": False,
+    "geometry_gradient_scale": 1.0,
+    "episode_lr_scale": 1.0,
     "episode_depth": 0.5,
-    "grow_share": 0.9,
-    "grow_thresh": 2e-4,
-    "reset_share": 0.5,
+    "densify_fraction": 0.9,
+    "densify_grad_thresh": 2e-4,
+    "opacity_reset_fraction": 0.5,
 }
 
-skyfall_idu = method(
+skyfall_idu = make_method(
     "skyfall-idu",
-    "Stage 2: renders from ever lower elevations are refined and trained on, episode by episode; needs no weights.",
-    UNTIL_DONE,
-    optimizers(STEPS),
+    "Stage 2: renders at decreasing elevations are refined and used for training, by episode; needs no weights.",
+    NO_STEP_LIMIT,
+    make_optimizers(DEFAULT_STEPS),
     IduPipelineConfig,
 )
 
-skyfall_idu_klein = method(
+skyfall_idu_klein = make_method(
     "skyfall-idu-klein",
-    "Stage 2 with FlowEdit on FLUX.2-klein-base-4B (Apache-2.0); needs a GPU and the model's weights.",
-    UNTIL_DONE,
+    "Stage 2 with FlowEdit on FLUX.2-klein-base-4B (Apache-2.0); needs a GPU and the weights of the model.",
+    NO_STEP_LIMIT,
     REFERENCE_OPTIMIZERS,
     IduPipelineConfig,
     refiner=KLEIN,
     **PUBLISHED_IDU,
 )
 
-skyfall_idu_flux = method(
+skyfall_idu_flux = make_method(
     "skyfall-idu-flux",
-    "Stage 2 as published: FlowEdit on FLUX.1-dev (non-commercial, gated); needs a GPU and the model's weights.",
-    UNTIL_DONE,
+    "Stage 2 as published: FlowEdit on FLUX.1-dev (non-commercial, gated); needs a GPU and the weights of the model.",
+    NO_STEP_LIMIT,
     REFERENCE_OPTIMIZERS,
     IduPipelineConfig,
     refiner=FLUX,
     **PUBLISHED_IDU,
+)
+
+skyfall_idu_flux_nyc = make_method(
+    "skyfall-idu-flux-nyc",
+    "As skyfall-idu-flux with the published cameras and weights of New York: six episodes from 600 m.",
+    NO_STEP_LIMIT,
+    REFERENCE_OPTIMIZERS,
+    IduPipelineConfig,
+    refiner=FLUX,
+    **PUBLISHED_IDU | {"curriculum": REFERENCE_NYC, "model": REFERENCE_MODEL, "episode_depth": 0.0},  # run_nyc_idu.py
 )

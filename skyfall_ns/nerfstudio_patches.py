@@ -1,4 +1,4 @@
-"""Cures for what the host (Nerfstudio 1.1.5) does not do on today's machines; each is listed in tests/test_host.py."""
+"""Patches of Nerfstudio 1.1.5; tests/test_nerfstudio_patches.py lists the defect behind each of them."""
 
 import atexit
 import io
@@ -24,18 +24,18 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from skyfall_ns.errors import SkyfallError, TrainingError, disk_message
 
-LAST_PICTURE_S = 20.0
+RENDER_TIMEOUT_S = 20.0
 
 
 def allow_numpy_scalars() -> None:
-    """torch >= 2.6 loads checkpoints without pickled code; other methods' schedulers leave numpy floats in theirs
-    (nerfstudio issue 3683)."""
+    """Allow numpy floats in checkpoints: torch >= 2.6 loads no pickled code by default, but the schedulers of other
+    methods save numpy floats (nerfstudio issue 3683)."""
     torch.serialization.add_safe_globals([scalar, np.dtype, np.float64, np.dtypes.Float64DType])
 
 
-def find_ffmpeg() -> None:
-    """ns-render stops without an `ffmpeg` on the PATH, even for images; lend it the one of imageio-ffmpeg (the extra
-    `video`) where the system has none."""
+def add_ffmpeg_to_path() -> None:
+    """Add the ffmpeg of imageio-ffmpeg (the extra `video`) to the PATH if the system has none: ns-render requires
+    `ffmpeg`, even to render images."""
     if shutil.which("ffmpeg"):
         return
     try:
@@ -43,59 +43,59 @@ def find_ffmpeg() -> None:
     except ImportError:
         return
     binary = Path(imageio_ffmpeg.get_ffmpeg_exe())
-    folder = Path(tempfile.gettempdir()) / f"skyfall-ns-ffmpeg-{os.getuid() if hasattr(os, 'getuid') else 0}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    link = folder / "ffmpeg"
+    directory = Path(tempfile.gettempdir()) / f"skyfall-ns-ffmpeg-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    link = directory / "ffmpeg"
     if not link.exists():
         link.unlink(missing_ok=True)
         link.symlink_to(binary)
-    os.environ["PATH"] = f"{os.environ.get('PATH', '')}{os.pathsep}{folder}"
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}{os.pathsep}{directory}"
 
 
-def speak_plainly() -> None:
-    """Errors that a person can mend end in their message, not in the host's traceback."""
-    before = sys.excepthook
+def install_excepthook() -> None:
+    """Print the message of errors that a user can fix, instead of a traceback."""
+    previous_hook = sys.excepthook
 
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    def print_message(error_type: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         message = str(error) if isinstance(error, SkyfallError) else None
         if isinstance(error, OSError):
             message = disk_message(error)
         if message is not None:
             print(f"Error: {message}", file=sys.stderr)
         else:
-            before(kind, error, trace)
+            previous_hook(error_type, error, traceback)
 
-    sys.excepthook = hook
+    sys.excepthook = print_message
 
 
-def cure() -> None:
-    """All cures that concern the whole process; called when the method is registered."""
+def apply_patches() -> None:
+    """Apply the patches of the whole process; called when the methods are registered."""
     allow_numpy_scalars()
-    find_ffmpeg()
-    speak_plainly()
-    look_for_checkpoints()
+    add_ffmpeg_to_path()
+    install_excepthook()
+    check_for_checkpoints()
 
 
 @dataclass
 class FusedAdamConfig(AdamOptimizerConfig):
-    """Adam in one pass over the parameters: half the time of torch's default on a CPU."""
+    """Fused Adam: half the time of torch's default on a CPU."""
 
     fused: bool = True
     """One kernel per parameter group."""
 
 
 class PlainExponentialDecay(ExponentialDecayScheduler):
-    """The host's decay with plain floats, so that checkpoints hold nothing but tensors and numbers."""
+    """Nerfstudio's exponential decay with Python floats, so that checkpoints contain only tensors and numbers."""
 
     def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LRScheduler:
-        """lr_init -> lr_final over max_steps, log-linear."""
-        final = lr_init if self.config.lr_final is None else self.config.lr_final
+        """Scheduler from lr_init to lr_final over max_steps, log-linear."""
+        lr_final = lr_init if self.config.lr_final is None else self.config.lr_final
 
-        def factor(step: int) -> float:
-            share = min(max(step / self.config.max_steps, 0.0), 1.0)
-            return float((final / lr_init) ** share)
+        def decay_factor(step: int) -> float:
+            progress = min(max(step / self.config.max_steps, 0.0), 1.0)
+            return float((lr_final / lr_init) ** progress)
 
-        return LambdaLR(optimizer, lr_lambda=factor)
+        return LambdaLR(optimizer, lr_lambda=decay_factor)
 
 
 @dataclass
@@ -105,96 +105,101 @@ class PlainExponentialDecayConfig(ExponentialDecaySchedulerConfig):
     _target: type = field(default_factory=lambda: PlainExponentialDecay)
 
 
-def save_whole_checkpoints(trainer: Trainer, then: Callable[[], None] = lambda: None) -> None:
-    """Make this trainer write a checkpoint beside the old one and swap them when it is complete, so that a killed run
-    never leaves half a file as its newest. `then` is called after each: a run goes on as one that starts from it."""
-    write: Callable[[int], None] = trainer.save_checkpoint
+def save_checkpoints_atomically(trainer: Trainer, on_saved: Callable[[], None] = lambda: None) -> None:
+    """Make this trainer write checkpoints to a temporary directory and move them when they are complete, so that a
+    killed run never leaves an incomplete file as its newest checkpoint.
 
-    def save(step: int) -> None:
-        final = trainer.checkpoint_dir
-        partial = final.with_name(".checkpoint.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-        for folder in (final, partial):
-            folder.mkdir(parents=True, exist_ok=True)
+    `on_saved` is called after each one, so that the run continues in the same state as a run that resumes from it.
+    """
+    save_checkpoint: Callable[[int], None] = trainer.save_checkpoint
+
+    def save_atomically(step: int) -> None:
+        checkpoint_dir = trainer.checkpoint_dir
+        partial = checkpoint_dir.with_name(".checkpoint.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+        for directory in (checkpoint_dir, partial):
+            directory.mkdir(parents=True, exist_ok=True)
         trainer.checkpoint_dir = partial
         try:
-            write(step)
+            save_checkpoint(step)
             (new,) = partial.glob("*.ckpt")
-            os.replace(new, final / new.name)
+            os.replace(new, checkpoint_dir / new.name)
         finally:
-            trainer.checkpoint_dir = final
+            trainer.checkpoint_dir = checkpoint_dir
             shutil.rmtree(partial, ignore_errors=True)
         if trainer.config.save_only_latest_checkpoint:
-            for old in final.glob("*.ckpt"):
+            for old in checkpoint_dir.glob("*.ckpt"):
                 if old.name != new.name:
                     old.unlink()
-        then()
+        on_saved()
 
-    trainer.save_checkpoint = save  # type: ignore[method-assign]
+    trainer.save_checkpoint = save_atomically  # type: ignore[method-assign]
 
 
-def count_all_steps(trainer: Trainer, flag: str) -> None:
-    """After a resume the host trains `max_num_iterations` more steps; here the number is the total, and `flag` asks for
-    more. The progress that is printed counts towards the total too, or it would tell 150 % and a day to go.
+def count_total_steps(trainer: Trainer, flag: str) -> None:
+    """Make `max_num_iterations` the total number of steps: after a resume, Nerfstudio trains that many additional ones.
 
-    Raises TrainingError if the run is already that long."""
+    The printed progress refers to the total too. Raises TrainingError if the run already has that many steps; the
+    message names `flag`, which sets the total.
+    """
     total, train = trainer.config.max_num_iterations, trainer.train
     if total <= trainer._start_step:
         raise TrainingError(
-            f"This run has already done {trainer._start_step} of {total} steps. Ask for more with {flag}."
+            f"This run has already done {trainer._start_step} of {total} steps. Set a larger total with {flag}."
         )
 
-    def train_towards_total() -> None:
+    def train_toward_total() -> None:
         writer.GLOBAL_BUFFER["max_iter"] = total
         train()
 
     trainer.config.max_num_iterations = total - trainer._start_step
-    trainer.train = train_towards_total  # type: ignore[method-assign]
+    trainer.train = train_toward_total  # type: ignore[method-assign]
 
 
-def look_for_checkpoints() -> None:
-    """The host ends in an IndexError where --load-dir holds no checkpoint, as after a kill before the first one."""
-    load = Trainer._load_checkpoint
-    if getattr(load, "looks", False):
+def check_for_checkpoints() -> None:
+    """Raise TrainingError if --load-dir has no checkpoint, as after a kill before the first one; Nerfstudio raises an
+    IndexError."""
+    load_checkpoint = Trainer._load_checkpoint
+    if getattr(load_checkpoint, "is_checked", False):
         return
 
-    def look(trainer: Trainer) -> None:
-        folder = trainer.config.load_dir
-        if folder is not None and not any(Path(folder).glob("step-*.ckpt")):
+    def load_checked(trainer: Trainer) -> None:
+        directory = trainer.config.load_dir
+        if directory is not None and not any(Path(directory).glob("step-*.ckpt")):
             raise TrainingError(
-                f"{folder} holds no checkpoint. Pass RUN/nerfstudio_models of a run that has saved one "
+                f"{directory} has no checkpoint. Pass RUN/nerfstudio_models of a run that has saved one "
                 "(--steps-per-save), or train from the start without --load-dir."
             )
-        load(trainer)
+        load_checkpoint(trainer)
 
-    look.looks = True  # type: ignore[attr-defined]
-    Trainer._load_checkpoint = look  # type: ignore[method-assign]
-
-
-def cure_viewer(viewer: Any) -> None:
-    """Cures for a viewer that begins: its threads neither wait for each other nor outlive the process."""
-    load_picture_codecs()
-    atexit.register(stop_drawing, viewer)
+    load_checked.is_checked = True  # type: ignore[attr-defined]
+    Trainer._load_checkpoint = load_checked  # type: ignore[method-assign]
 
 
-def load_picture_codecs() -> None:
-    """With a page open when the viewer starts, two threads at once would import what writes pictures, and can wait for
-    each other forever; so write one before there are two."""
+def patch_viewer(viewer: Any) -> None:
+    """Patch a viewer at its start, so that its threads neither deadlock nor outlive the process."""
+    load_image_codecs()
+    atexit.register(stop_render_threads, viewer)
+
+
+def load_image_codecs() -> None:
+    """Import the image codecs before the viewer starts its threads: with a browser page already open, two threads would
+    import them at the same time and can deadlock."""
     import imageio.v3
 
-    for kind in (".jpeg", ".png"):
-        imageio.v3.imwrite(io.BytesIO(), np.zeros((1, 1, 3), np.uint8), extension=kind)
+    for extension in (".jpeg", ".png"):
+        imageio.v3.imwrite(io.BytesIO(), np.zeros((1, 1, 3), np.uint8), extension=extension)
 
 
-def stop_drawing(viewer: Any) -> None:
-    """A thread that still draws for a page when the process ends aborts it: a run that is done would exit with 134."""
+def stop_render_threads(viewer: Any) -> None:
+    """Stop the viewer's render threads: one that renders at the end of the process aborts it with exit code 134."""
     threads = list(viewer.render_statemachines.values())
     for thread in threads:
         thread.running = False
     for thread in threads:
-        thread.join(timeout=LAST_PICTURE_S)
+        thread.join(timeout=RENDER_TIMEOUT_S)
 
 
 def is_training(trainer: Any) -> bool:
-    """Whether callbacks are set up by the host's trainer (and not by a test or an evaluation)."""
+    """Whether callbacks are set up by Nerfstudio's trainer (and not by a test or an evaluation)."""
     return isinstance(trainer, Trainer)

@@ -12,7 +12,7 @@ REAL = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real satellite sets; tests that need it are skipped where it is absent."""
+    """Directory of the real satellite sets; tests that need it are skipped where it is absent."""
     if not (REAL / "kahramanmaras_west").is_dir():
         pytest.skip(f"the real satellite sets are not at {REAL.name}")
     return REAL
@@ -29,9 +29,9 @@ def city_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A processed synthetic city; tests only read it."""
     from helpers.scenes import make_city_scene
 
-    folder = tmp_path_factory.mktemp("city") / "scene"
-    make_city_scene(folder)
-    return folder
+    directory = tmp_path_factory.mktemp("city") / "scene"
+    make_city_scene(directory)
+    return directory
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +39,6 @@ def hard_city_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A processed difficult city of 96 m and five views; tests only read it."""
     from helpers.scenes import make_hard_city_scene
 
-    folder = tmp_path_factory.mktemp("hard_city") / "scene"
-    make_hard_city_scene(folder)
-    return folder
+    directory = tmp_path_factory.mktemp("hard_city") / "scene"
+    make_hard_city_scene(directory)
+    return directory

@@ -1,4 +1,4 @@
-"""The benchmarks' documents: sections of one scene leave the others alone, rows say what was not measured."""
+"""Reports of the benchmarks: sections of other scenes are kept, and missing values are shown as such."""
 
 import importlib
 import sys
@@ -9,19 +9,19 @@ import pytest
 
 from skyfall_ns.method_configs import skyfall, skyfall_idu
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+DIRECTORY = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
 def stage1(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(DIRECTORY)
     monkeypatch.delitem(sys.modules, "stage1", raising=False)
     return importlib.import_module("stage1")
 
 
 RESULT = {
     "seconds": 61.4,
-    "splats": 12345,
+    "gaussians": 12345,
     "held_out": {"psnr": 25.126, "ssim": 0.9314},
     "dsm": {
         "completeness": 0.987,
@@ -31,37 +31,37 @@ RESULT = {
 }
 
 
-def test_rows(stage1):
+def test_rows_of_stage_1(stage1):
     expected = "| a | 0.100 | 90.0% | 0.500 | 1.25 | 98.7% | 25.13 | 0.931 | 20.00 | - | 15.50 | 12,345 | 61 |"
-    assert stage1.row("a", RESULT) == expected
-    bare = stage1.row("a", RESULT | {"dsm": None, "views": None})
-    assert bare == "| a | - | - | - | - | - | 25.13 | 0.931 | - | - | - | 12,345 | 61 |"
-    table = stage1.section("C", {"default": RESULT, "no shadows": RESULT}, "said").splitlines()
+    assert stage1.table_row("a", RESULT) == expected
+    without_truth = stage1.table_row("a", RESULT | {"dsm": None, "views": None})
+    assert without_truth == "| a | - | - | - | - | - | 25.13 | 0.931 | - | - | - | 12,345 | 61 |"
+    table = stage1.make_section("C", {"default": RESULT, "no shadows": RESULT}, "said").splitlines()
     assert len({line.count("|") for line in table if line.startswith("|")}) == 1
     assert "- no shadows: `--pipeline.model.shadows False`" in table
 
 
-def test_sections_of_other_scenes_stay(stage1):
-    a, b, c = (stage1.section(name, {"default": RESULT}, "first") for name in "abc")
-    text = stage1.with_section(stage1.with_section(stage1.with_section("", a), b), c)
+def test_sections_of_other_scenes_are_kept(stage1):
+    a, b, c = (stage1.make_section(name, {"default": RESULT}, "first") for name in "abc")
+    text = stage1.replace_section(stage1.replace_section(stage1.replace_section("", a), b), c)
     assert text.startswith("# Stage 1") and [line for line in text.splitlines() if line.startswith("## ")] == [
         "## a", "## b", "## c",
     ]  # fmt: skip
-    again = stage1.with_section(text, stage1.section("b", {"default": RESULT}, "second"))
-    assert again == text[: text.index("## b")] + text[text.index("## b") :].replace("first", "second", 1)
-    assert stage1.with_section(text, c) == text
+    replaced = stage1.replace_section(text, stage1.make_section("b", {"default": RESULT}, "second"))
+    assert replaced == text[: text.index("## b")] + text[text.index("## b") :].replace("first", "second", 1)
+    assert stage1.replace_section(text, c) == text
 
 
-def test_variants_have_folders_of_their_own(stage1):
-    assert len({stage1.slug(name) for name in stage1.VARIANTS}) == len(stage1.VARIANTS)
+def test_variants_have_different_directories(stage1):
+    assert len({stage1.directory_name(name) for name in stage1.VARIANTS}) == len(stage1.VARIANTS)
 
 
-def assert_exists(flag, part):
-    """Some option of a configuration, or of a table in it, has the flag's name."""
+def assert_exists(flag, config):
+    """AssertionError if no option of a configuration, or of a table in it, has the flag's name."""
     for name in flag[2:].replace("-", "_").split("."):
-        options = part if isinstance(part, dict) else vars(part)
+        options = config if isinstance(config, dict) else vars(config)
         assert name in options, flag
-        part = options[name]
+        config = options[name]
 
 
 def test_flags_of_variants_exist(stage1):
@@ -76,8 +76,8 @@ def stage2(monkeypatch, stage1):
     return importlib.import_module("stage2")
 
 
-def manifest(seconds, refined, psnr, generative=False):
-    """As an episode of two views writes it."""
+def make_manifest(seconds, refined, psnr, generative=False):
+    """Manifest of an episode of two views."""
     phase = {"seconds": seconds, "peak_memory_bytes": 2_000_000_000 + int(seconds)}
     return {
         "views": {name: {"refined_sha256": "0" if number < refined else None} for number, name in enumerate("ab")},
@@ -87,40 +87,42 @@ def manifest(seconds, refined, psnr, generative=False):
     }
 
 
-def test_what_episodes_cost(stage2):
-    cost = stage2.episodes_cost([manifest(2.0, 2, 20.0), manifest(6.0, 1, 22.0, True)])
+def test_costs_of_episodes(stage2):
+    cost = stage2.episodes_cost([make_manifest(2.0, 2, 20.0), make_manifest(6.0, 1, 22.0, True)])
     assert cost == {
         "views": 4, "per_s": 3 / 8, "render": 8.0, "refine": 8.0, "weights": 2.0, "train": 0, "peak_gb": 2.000000006,
         "raw_psnr": 21.0, "refined_psnr": 22.0, "generative": True,
     }  # fmt: skip
-    cost = stage2.episodes_cost([manifest(0.0, 0, None) | {"phases": {}}])
+    cost = stage2.episodes_cost([make_manifest(0.0, 0, None) | {"phases": {}}])
     assert (cost["per_s"], cost["peak_gb"], cost["raw_psnr"], cost["refine"]) == (None, None, None, 0)
 
 
 def test_rows_of_stage_2(stage2):
     scores = RESULT | {"training_psnr": 27.5, "views": {"60": {"psnr": 20.0, "ssim": 0.7}}}
-    run = scores | {"cost": stage2.episodes_cost([manifest(2.0, 2, 20.0)])}
+    run_result = scores | {"cost": stage2.episodes_cost([make_manifest(2.0, 2, 20.0)])}
     expected = "| a | 20.00 | 0.700 | - | - | - | - | 25.13 | 27.50 | 0.500 | 12,345 |"
     assert stage2.score_row("a", scores) == expected
-    assert stage2.cost_row("a", run) == "| a | 2 | 1.00 | 2 | 2 | 1 | 0 | 61 | 2.00 | 20.00 | 21.00 | no |"
+    assert stage2.cost_row("a", run_result) == "| a | 2 | 1.00 | 2 | 2 | 1 | 0 | 61 | 2.00 | 20.00 | 21.00 | no |"
     assert "| 12,345 |" in stage2.score_row("a", scores | {"dsm": None, "views": None})
-    text = stage2.section("City", {stage2.BEFORE: scores, "scene": run}, "said")
+    text = stage2.make_section("City", {stage2.BEFORE: scores, "denoiser": run_result}, "said")
     for table in text.split("\n\n")[2:4]:
         assert len({line.count("|") for line in table.splitlines()}) == 1
-    assert text.count("| before") == 1 and text.count("| scene |") == 2
-    assert "- scene: `--pipeline.refiner.name scene`" in text
-    assert stage2.with_section(stage2.TITLE + "\n", text).startswith("# Stage 2")
+    assert text.count("| before") == 1 and text.count("| denoiser |") == 2
+    assert "- denoiser: `--pipeline.refiner.name denoiser`" in text
+    assert stage2.replace_section(stage2.TITLE + "\n", text).startswith("# Stage 2")
 
 
-def test_what_stage_2_does_not_know_goes_to_training(stage2):
-    words = ["S", "R/config.yml", "--only", "none", "scene", "--pipeline.curriculum.steps", "100"]
-    arguments, further = stage2.parser().parse_known_args(words)
-    assert arguments.only == ["none", "scene"] and further == ["--pipeline.curriculum.steps", "100"]
-    assert stage2.command(arguments, further).endswith("stage2.py S RUN/config.yml --pipeline.curriculum.steps 100")
+def test_unknown_flags_of_stage_2_are_passed_to_training(stage2):
+    words = ["S", "R/config.yml", "--only", "identity", "denoiser", "--pipeline.curriculum.steps", "100"]
+    arguments, training_flags = stage2.make_parser().parse_known_args(words)
+    assert arguments.only == ["identity", "denoiser"] and training_flags == ["--pipeline.curriculum.steps", "100"]
+    assert stage2.typed_command(arguments, training_flags).endswith(
+        "stage2.py S RUN/config.yml --pipeline.curriculum.steps 100"
+    )
 
 
 def test_flags_of_stage_2_exist(stage2):
-    assert len({stage2.slug(name) for name in stage2.VARIANTS}) == len(stage2.VARIANTS)
+    assert len({stage2.directory_name(name) for name in stage2.VARIANTS}) == len(stage2.VARIANTS)
     for flags in stage2.VARIANTS.values():
         for flag in (f for f in flags if f.startswith("--")):
             assert_exists(flag, skyfall_idu.config)
@@ -128,22 +130,26 @@ def test_flags_of_stage_2_exist(stage2):
 
 @pytest.fixture
 def real_scenes(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(DIRECTORY)
     for name in ("real_scenes", "real_scenes_report"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module("real_scenes")
 
 
-def test_real_scenes_report_sets_sections_side_by_side(real_scenes):
+def test_real_scenes_report_groups_renders_by_direction(real_scenes):
     error = {"mae_m": 0.5, "median_m": 0.1, "rmse_m": 1.5, "p99_m": 4.0, "within_1m": 0.9, "off_10m": 0.01}
     envelope = {"judged": 1.0, "above": 0.02, "below": 0.001, "towers": 7, "tallest_m": 20.5, "deepest_m": 3.5}
     scores = {"reference": error | {"completeness": 0.95}, "envelope": envelope}
     lidar = {"completeness": 1.0} | {z: {"all": error, "no_trees": error} for z in ("mean_z", "median_z")}
     sigma = {"within_1_sigma": 0.7, "within_2_sigma": 0.95, "best_half": 0.5, "cells": 1234}
-    look = {"luma": 120.0, "median_luma": 118.0, "clipped": 0.03, "chroma_p99": 80.0}
+    exposure = {"luma": 120.0, "median_luma": 118.0, "clipped": 0.03, "chroma_p99": 80.0}
     results = {
-        "A, before": {"heights": {"surface": scores}, "pictures": ["a_before/e35_a180.jpg"], "look": {"renders": look}},
-        "A, after": {"heights": {"trained": scores | {"sigma": sigma}}, "pictures": ["a_after/e35_a180.jpg"]},
+        "A, before": {
+            "heights": {"surface": scores},
+            "renders": ["a_before/e35_a180.jpg"],
+            "exposure": {"renders": exposure},
+        },
+        "A, after": {"heights": {"trained": scores | {"sigma": sigma}}, "renders": ["a_after/e35_a180.jpg"]},
         "<B>": {"heights": {"surface": {"lidar": lidar}}},
     }
     text = real_scenes.markdown_report(results)
@@ -163,15 +169,17 @@ def test_real_scenes_report_sets_sections_side_by_side(real_scenes):
     assert page.count("From 35 degrees, azimuth 180") == 1
 
 
-def test_real_scenes_cameras_see_the_area(real_scenes):
+def test_real_scenes_cameras_are_centered_on_the_area(real_scenes):
     box = np.array([[-50.0, -30.0, -5.0], [70.0, 90.0, 40.0]])
     for elevation in real_scenes.ELEVATIONS:
         cameras = real_scenes.orbit_cameras(box, elevation)
         assert len(cameras) == real_scenes.AZIMUTHS
         for camera in cameras:
-            middle = camera.project(np.array([10.0, 30.0, 0.0]))
-            np.testing.assert_allclose(middle, (np.array(real_scenes.SIZE) - 1) / 2, atol=1e-6)
-            up = camera.project(np.array([10.0, 30.0, 10.0]))
-            assert up[1] < middle[1] and up[0] == pytest.approx(middle[0])
-        eye = np.linalg.inv(cameras[0].camera_from_local)[:3, 3] - [10, 30, 0]
-        assert eye[1] < 0 and np.degrees(np.arcsin(eye[2] / np.linalg.norm(eye))) == pytest.approx(elevation)
+            center = camera.project(np.array([10.0, 30.0, 0.0]))
+            np.testing.assert_allclose(center, (np.array(real_scenes.SIZE) - 1) / 2, atol=1e-6)
+            higher = camera.project(np.array([10.0, 30.0, 10.0]))
+            assert higher[1] < center[1] and higher[0] == pytest.approx(center[0])
+        position = np.linalg.inv(cameras[0].camera_from_local)[:3, 3] - [10, 30, 0]
+        assert position[1] < 0 and np.degrees(np.arcsin(position[2] / np.linalg.norm(position))) == pytest.approx(
+            elevation
+        )

@@ -12,7 +12,7 @@ import skyfall_ns
 ROOT = Path(skyfall_ns.__file__).parent
 HEAVY = {"torch", "nerfstudio", "gsplat", "open3d"}
 LIGHT = HEAVY | {"numpy", "scipy", "cv2", "numba", "rasterio", "pyproj"}
-GUESTS = {"diffusers", "transformers", "moge", "lpips"}  # imported where they are loaded
+ON_DEMAND = {"diffusers", "transformers", "moge", "lpips"}  # imported where they are loaded
 MAPS = {"rasterio", "pyproj"}  # a machine that only trains may lack them
 
 
@@ -27,25 +27,24 @@ PARTS = [f"skyfall_ns.models.{m}" for m in ("losses", "ssim", "rasterizers")]
 DATA = [name for package in ("io", "scene", "processing", "synthetic_city") for name in modules(f"{package}/*.py")]
 TRAINING = [
     *modules("dataparsers/*.py"), *modules("models/**/*.py"), *modules("priors/*.py"), *modules("idu/*.py"),
-    *modules("pipelines/*.py"), "skyfall_ns.scene.scene", "skyfall_ns.scene.model_space", "skyfall_ns.io.ply",
-    "skyfall_ns.method_configs",
+    *modules("pipelines/*.py"), *modules("scene/*.py"), *modules("io/*.py"), "skyfall_ns.method_configs",
 ]  # fmt: skip
 
 RULES = {
-    "the package itself": (["skyfall_ns", "skyfall_ns.errors"], LIGHT | GUESTS),
-    "commands": (modules("scripts/*.py"), LIGHT | GUESTS),
-    "geometry": (modules("geo/*.py"), HEAVY | GUESTS),
-    "data": (DATA, HEAVY | GUESTS),
+    "the package itself": (["skyfall_ns", "skyfall_ns.errors"], LIGHT | ON_DEMAND),
+    "commands": (modules("scripts/*.py"), LIGHT | ON_DEMAND),
+    "geometry": (modules("geo/*.py"), HEAVY | ON_DEMAND),
+    "data": (DATA, HEAVY | ON_DEMAND),
     "scenes can be read": (
-        ["skyfall_ns.scene.scene", "skyfall_ns.scene.model_space", "skyfall_ns.io.ply"],
-        HEAVY | GUESTS | MAPS,
+        [*modules("scene/*.py"), *modules("io/*.py")],
+        HEAVY | ON_DEMAND | MAPS,
     ),
-    "parts of models": (PARTS, {"nerfstudio", "open3d"} | GUESTS | MAPS),
+    "parts of models": (PARTS, {"nerfstudio", "open3d"} | ON_DEMAND | MAPS),
     "refiners": (
         modules("refiners/**/*.py"),
-        {"nerfstudio", "open3d", "accelerate"} | GUESTS | MAPS,
+        {"nerfstudio", "open3d", "accelerate"} | ON_DEMAND | MAPS,
     ),
-    "depth priors": (modules("priors/*.py"), {"nerfstudio", "open3d"} | GUESTS | MAPS),
+    "depth priors": (modules("priors/*.py"), {"nerfstudio", "open3d"} | ON_DEMAND | MAPS),
 }
 
 PROBE = """

@@ -11,9 +11,10 @@ import skyfall_ns
 ROOT = Path(skyfall_ns.__file__).parent
 LAYERS = (
     ("errors", "__init__"),
-    ("nerfstudio_patches", "io"),
+    ("nerfstudio_patches", "option_checks", "machine_options", "io"),
     ("geo",),
     ("scene",),
+    ("view",),
     ("priors", "refiners", "processing", "synthetic_city", "dataparsers", "viewer"),
     ("models",),
     ("idu",),

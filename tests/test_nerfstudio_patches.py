@@ -1,4 +1,4 @@
-"""Every touch of the host, in one list: what we override or rely on is there, and the host still needs the cure."""
+"""List of all overrides and patches of Nerfstudio: the overridden parts exist, and the patched defects still exist."""
 
 import inspect
 import os
@@ -29,21 +29,21 @@ OVERRIDDEN = {
     SkyfallModel: (
         SplatfactoModel,
         [
-            "populate_modules",  # the host's calls .cuda() and downloads LPIPS
-            "get_outputs",  # the host's calls .cuda() and compiles a float32 view matrix
+            "populate_modules",  # Nerfstudio's calls .cuda() and downloads LPIPS
+            "get_outputs",  # Nerfstudio's calls .cuda() and compiles a float32 view matrix
             "get_loss_dict",
             "get_metrics_dict",
             "get_image_metrics_and_images",
             "get_gaussian_param_groups",
             "get_param_groups",
-            "load_state_dict",  # the host's replaces parameters behind the optimizers' backs
+            "load_state_dict",  # Nerfstudio's replaces parameters without updating the optimizers
             "step_post_backward",
-            "scales",  # what exports read has the 3D filter in it
+            "scales",  # exporters read these; they include the 3D filter
             "opacities",
             "colors",
             "shs_0",
             "shs_rest",
-            "features_rest",  # the host's is no attribute where colours do not change with the direction
+            "features_rest",  # Nerfstudio's does not exist without view-dependent colors
             "set_crop",
         ],
     ),
@@ -55,37 +55,37 @@ OVERRIDDEN = {
 }
 
 
-@pytest.mark.parametrize("ours", OVERRIDDEN)
-def test_what_we_override_exists_in_the_host(ours):
-    theirs, names = OVERRIDDEN[ours]
-    assert issubclass(ours, theirs)
+@pytest.mark.parametrize("our_class", OVERRIDDEN)
+def test_overridden_methods_exist_in_nerfstudio(our_class):
+    nerfstudio_class, names = OVERRIDDEN[our_class]
+    assert issubclass(our_class, nerfstudio_class)
     for name in names:
-        assert name in vars(ours), name
-        original = inspect.getattr_static(theirs, name)
-        if callable(original):
-            needed = set(inspect.signature(original).parameters) - {"self", "kwargs"}
-            assert needed <= set(inspect.signature(vars(ours)[name]).parameters), name
+        assert name in vars(our_class), name
+        overridden = inspect.getattr_static(nerfstudio_class, name)
+        if callable(overridden):
+            parameters = set(inspect.signature(overridden).parameters) - {"self", "kwargs"}
+            assert parameters <= set(inspect.signature(vars(our_class)[name]).parameters), name
 
 
-def test_the_host_still_has_the_defects():
-    """When one of these fails, the host was mended: drop our cure."""
+def test_nerfstudio_still_has_the_defects():
+    """If one of these fails, the defect is fixed in Nerfstudio: remove our patch."""
     splatfacto = inspect.getsource(SplatfactoModel)
     assert splatfacto.count(".cuda()") == 2
     assert "LearnedPerceptualImagePatchSimilarity(" in splatfacto
     assert "torch.nn.Parameter(torch.zeros(new_shape" in splatfacto
     trainer = inspect.getsource(Trainer)
-    assert "torch.load(load_path, map_location" in trainer  # without pickled code since torch 2.6
+    assert "torch.load(load_path, map_location" in trainer  # torch >= 2.6 loads no pickled code by default
     assert "self._start_step + num_iterations" in trainer  # counts from the resumed step
     assert "ckpt_path,\n        )" in trainer  # written in place
     assert trainer.count("while True:") == 1  # waits for ctrl+c after training
-    assert "in os.listdir(load_dir))[-1]" in trainer  # an IndexError where a run was killed before its first checkpoint
-    assert "rng_state" not in trainer  # checkpoints say nothing of random numbers
-    assert "iio.imwrite" in inspect.getsource(viser._scene_api)  # imports what writes pictures in whichever thread
-    drawing = inspect.getsource(RenderStateMachine)
-    assert "while self.running" in drawing and "self.daemon = True" in drawing  # nobody waits for it at the end
-    manager = inspect.getsource(FullImageDatamanager)
+    assert "in os.listdir(load_dir))[-1]" in trainer  # IndexError after a kill before the first checkpoint
+    assert "rng_state" not in trainer  # checkpoints have no state of random numbers
+    assert "iio.imwrite" in inspect.getsource(viser._scene_api)  # imports image codecs in any thread
+    render_thread = inspect.getsource(RenderStateMachine)
+    assert "while self.running" in render_thread and "self.daemon = True" in render_thread  # is not joined at the end
+    datamanager = inspect.getsource(FullImageDatamanager)
     for name in ("train_unseen_cameras", "eval_unseen_cameras", "random_generator"):  # nor of the order of images
-        assert f"self.{name}" in manager and name not in trainer
+        assert f"self.{name}" in datamanager and name not in trainer
 
 
 def test_checkpoints_of_other_methods_load_without_pickled_code(tmp_path):
@@ -94,8 +94,8 @@ def test_checkpoints_of_other_methods_load_without_pickled_code(tmp_path):
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["lr"] == 0.1
 
 
-def test_decay_is_the_hosts_with_plain_floats():
-    def rates(scheduler_class, config_class):
+def test_decay_is_that_of_nerfstudio_with_python_floats():
+    def learning_rates(scheduler_class, config_class):
         optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1e-2)
         config = config_class(lr_final=1e-4, max_steps=50)
         scheduler = scheduler_class(config).get_scheduler(optimizer, 1e-2)
@@ -106,39 +106,39 @@ def test_decay_is_the_hosts_with_plain_floats():
             values.append(scheduler.get_last_lr()[0])
         return values
 
-    ours = rates(nerfstudio_patches.PlainExponentialDecay, nerfstudio_patches.PlainExponentialDecayConfig)
-    theirs = rates(ExponentialDecayScheduler, ExponentialDecaySchedulerConfig)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
-    assert all(type(v) is float for v in ours)
+    our_class = learning_rates(nerfstudio_patches.PlainExponentialDecay, nerfstudio_patches.PlainExponentialDecayConfig)
+    nerfstudio_class = learning_rates(ExponentialDecayScheduler, ExponentialDecaySchedulerConfig)
+    np.testing.assert_allclose(our_class, nerfstudio_class, rtol=1e-9)
+    assert all(type(v) is float for v in our_class)
 
 
-def test_ffmpeg_is_lent_where_the_system_has_none(monkeypatch):
+def test_ffmpeg_is_added_where_the_system_has_none(monkeypatch):
     pytest.importorskip("imageio_ffmpeg", reason="the extra `video` is not installed")
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable) + "/nowhere")
     assert shutil.which("ffmpeg") is None
-    nerfstudio_patches.find_ffmpeg()
+    nerfstudio_patches.add_ffmpeg_to_path()
     assert subprocess.run([shutil.which("ffmpeg"), "-version"], capture_output=True).returncode == 0
 
 
-def test_killed_saves_leave_the_old_checkpoint(tmp_path):
+def test_an_interrupted_save_keeps_the_previous_checkpoint(tmp_path):
     class Stub:
         checkpoint_dir = tmp_path / "models"
         config = type("C", (), {"save_only_latest_checkpoint": True})
 
         def save_checkpoint(self, step):
             if step == 2:
-                (self.checkpoint_dir / "step-000000002.ckpt").write_text("half")
+                (self.checkpoint_dir / "step-000000002.ckpt").write_text("incomplete")
                 raise KeyboardInterrupt
-            (self.checkpoint_dir / f"step-{step:09d}.ckpt").write_text("whole")
+            (self.checkpoint_dir / f"step-{step:09d}.ckpt").write_text("complete")
 
     trainer = Stub()
-    nerfstudio_patches.save_whole_checkpoints(trainer)
+    nerfstudio_patches.save_checkpoints_atomically(trainer)
     trainer.save_checkpoint(1)
     with pytest.raises(KeyboardInterrupt):
         trainer.save_checkpoint(2)
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["step-000000001.ckpt"]
-    (tmp_path / ".checkpoint.partial").mkdir()  # the system kills without a chance to tidy up
-    (tmp_path / ".checkpoint.partial/step-000000002.ckpt").write_text("half")
+    (tmp_path / ".checkpoint.partial").mkdir()  # left by a run that was killed
+    (tmp_path / ".checkpoint.partial/step-000000002.ckpt").write_text("incomplete")
     trainer.save_checkpoint(3)
     assert [p.name for p in tmp_path.iterdir()] == ["models"]
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["step-000000003.ckpt"]
@@ -151,23 +151,23 @@ def test_iterations_are_the_total_after_a_resume(monkeypatch):
         config = type("C", (), {"max_num_iterations": 100})()
 
         def train(self):
-            self.seen = writer.GLOBAL_BUFFER["max_iter"]
+            self.seen_total = writer.GLOBAL_BUFFER["max_iter"]
 
     trainer = Stub()
-    nerfstudio_patches.count_all_steps(trainer, "--more")
+    nerfstudio_patches.count_total_steps(trainer, "--more")
     assert trainer.config.max_num_iterations == 70
-    monkeypatch.setitem(writer.GLOBAL_BUFFER, "max_iter", 70)  # what the host makes of it before it trains
+    monkeypatch.setitem(writer.GLOBAL_BUFFER, "max_iter", 70)  # set by Nerfstudio before it trains
     trainer.train()
-    assert trainer.seen == 100
+    assert trainer.seen_total == 100
     trainer._start_step = 100
-    with pytest.raises(TrainingError, match=r"already done 100 of 70.*\. Ask for more"):
-        nerfstudio_patches.count_all_steps(trainer, "--more")
+    with pytest.raises(TrainingError, match=r"already done 100 of 70.*\. Set a larger total"):
+        nerfstudio_patches.count_total_steps(trainer, "--more")
 
 
-def test_mendable_errors_have_no_traceback():
+def test_errors_that_users_can_fix_have_no_traceback():
     code = (
         "from skyfall_ns import nerfstudio_patches; from skyfall_ns.errors import SceneError;"
-        "nerfstudio_patches.speak_plainly();"
+        "nerfstudio_patches.install_excepthook();"
         "raise SceneError('A is wrong. Do B.')"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -179,31 +179,32 @@ VIEWER = """
 import sys, threading, time
 from types import SimpleNamespace
 import numpy as np
-from skyfall_ns.viewer.initial_camera import HomeView
+from skyfall_ns.viewer.initial_camera import InitialCamera
 
-class Drawing(threading.Thread):
+class RenderThread(threading.Thread):
     running = True
     def run(self):
         while self.running:
             time.sleep(0.01)
-        print("stopped drawing")
+        print("stopped rendering")
 
-viewer = SimpleNamespace(config=SimpleNamespace(camera_frustum_scale=1), render_statemachines={0: Drawing(daemon=True)},
+viewer = SimpleNamespace(config=SimpleNamespace(camera_frustum_scale=1),
+                         render_statemachines={0: RenderThread(daemon=True)},
                          viser_server=SimpleNamespace(on_client_connect=lambda begin: None))
 assert "PIL.MpoImagePlugin" not in sys.modules
-HomeView(np.eye(2, 3))._setup(viewer)
+InitialCamera(np.eye(2, 3))._setup(viewer)
 import PIL.Image
 assert PIL.Image._initialized == 2 and "imageio.plugins.pillow" in sys.modules
 viewer.render_statemachines[0].start()
 """
 
 
-def test_the_viewers_threads_import_nothing_and_end_with_the_process():
+def test_viewer_threads_import_no_codecs_and_stop_with_the_process():
     result = subprocess.run([sys.executable, "-c", VIEWER], capture_output=True, text=True)
-    assert (result.returncode, result.stdout) == (0, "stopped drawing\n"), result.stderr[-2000:]
+    assert (result.returncode, result.stdout) == (0, "stopped rendering\n"), result.stderr[-2000:]
 
 
-def test_the_method_serves_this_machine_and_listens_at_home():
+def test_the_method_uses_the_available_device_and_serves_only_this_machine():
     config = skyfall.config
     assert config.method_name == "skyfall"
     assert config.machine.device_type == ("cuda" if torch.cuda.is_available() else "cpu")

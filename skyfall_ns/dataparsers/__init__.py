@@ -1,1 +1,1 @@
-"""Scene folders as Nerfstudio datasets."""
+"""Scene directories as Nerfstudio datasets."""

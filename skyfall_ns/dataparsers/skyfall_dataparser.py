@@ -1,4 +1,4 @@
-"""Scene folders as Nerfstudio datasets: proxy pinholes for people to look at, exact satellite rows for training."""
+"""Scene directories as Nerfstudio datasets: proxy pinholes for the viewer, exact satellite rows for training."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -15,20 +15,26 @@ from nerfstudio.data.scene_box import SceneBox
 from skyfall_ns.dataparsers.camera_metadata import IMAGE_KEY, QUADRATIC_KEY, ROWS_KEY, SUN_KEY
 from skyfall_ns.errors import SceneError
 from skyfall_ns.geo.cameras import AffineCamera
-from skyfall_ns.io.ply import Cloud, read_ply
-from skyfall_ns.scene.model_space import MODEL_PER_METRE, SceneOnModel, normalized_camera, read_surface, satellite_rows
+from skyfall_ns.io.ply import PlyPoints, read_ply
+from skyfall_ns.scene.height_grid import read_surface_layers
+from skyfall_ns.scene.model_space import (
+    MODEL_PER_METER,
+    NormalizedScene,
+    normalized_camera,
+    satellite_rows,
+)
 from skyfall_ns.scene.scene import Scene, SceneImage
 
-PROXY_DISTANCE = 4.0  # half widths of the scene, from its centre to a frustum
+PROXY_DISTANCE = 4.0  # from the scene's center to a frustum, in half widths of the scene
 
 
 @dataclass
 class SkyfallDataParserConfig(DataParserConfig):
-    """A scene folder made by skyfall-process."""
+    """A scene directory made by skyfall-process."""
 
     _target: type = field(default_factory=lambda: SkyfallDataParser)
     data: Path = Path()
-    """Scene folder."""
+    """Scene directory."""
     images: tuple[str, ...] = ("*",)
     """Names or globs of the images to use, such as 'pre*' for one date; held-out images among them stay held out."""
     eval_images: tuple[str, ...] = ()
@@ -37,84 +43,86 @@ class SkyfallDataParserConfig(DataParserConfig):
 
 @dataclass
 class SkyfallDataParser(DataParser):
-    """Reads a scene folder; needs neither rasterio nor pyproj."""
+    """Reads a scene directory; needs neither rasterio nor pyproj."""
 
     config: SkyfallDataParserConfig
 
     def _generate_dataparser_outputs(self, split: str = "train", **_: object) -> DataparserOutputs:
-        scene = Scene.load(self.config.data)
-        train, held_out = self._split(scene)
-        # Without held-out images, evaluation looks at the training images: a score of fit, not of prediction.
+        scene = Scene.from_directory(self.config.data)
+        train, held_out = self._split_images(scene)
+        # Without held-out images, evaluation uses the training images: a score of fit, not of prediction.
         chosen = train if split == "train" else (held_out or train)
-        centre = np.array([*scene.box_m[:, :2].mean(0), 0.0])
-        cloud = read_ply(scene.folder / scene.points) if scene.points else None
-        if cloud is None or not len(cloud.xyz_m):
-            raise SceneError(f"{scene.folder} has no points to start from. Run skyfall-process again.")
-        half = MODEL_PER_METRE * (scene.box_m[1] - scene.box_m[0]).max() / 2
-        on_model = SceneOnModel(
+        center = np.array([*scene.box_m[:, :2].mean(0), 0.0])
+        points = read_ply(scene.directory / scene.points) if scene.points else None
+        if points is None or not len(points.xyz_m):
+            raise SceneError(f"{scene.directory} has no points for initialization. Run skyfall-process again.")
+        half = MODEL_PER_METER * (scene.box_m[1] - scene.box_m[0]).max() / 2
+        normalized = NormalizedScene(
             scene=scene,
-            centre_m=(float(centre[0]), float(centre[1]), 0.0),
-            scale=MODEL_PER_METRE,
-            surface=read_surface(scene),
+            center_m=(float(center[0]), float(center[1]), 0.0),
+            scale=MODEL_PER_METER,
+            surface=read_surface_layers(scene),
             image_names=tuple(image.name for image in train),
-            suns=tuple(image.sun_direction for image in train),
-            point_spacing_m=_spacing(cloud),
+            sun_directions=tuple(image.sun_direction for image in train),
+            point_spacing_m=_point_spacing_m(points),
         )
         transform = torch.eye(4)[:3]
-        transform[:, 3] = torch.from_numpy(-centre)
+        transform[:, 3] = torch.from_numpy(-center)
         return DataparserOutputs(
-            image_filenames=[scene.folder / image.path for image in chosen],
+            image_filenames=[scene.directory / image.path for image in chosen],
             mask_filenames=None,
-            cameras=_cameras(chosen, [image.name for image in train], centre, float(half)),
-            scene_box=SceneBox(aabb=torch.from_numpy((scene.box_m - centre) * MODEL_PER_METRE).float()),
+            cameras=_make_cameras(chosen, [image.name for image in train], center, float(half)),
+            scene_box=SceneBox(aabb=torch.from_numpy((scene.box_m - center) * MODEL_PER_METER).float()),
             dataparser_transform=transform,
-            dataparser_scale=MODEL_PER_METRE,
+            dataparser_scale=MODEL_PER_METER,
             metadata={
-                "points3D_xyz": torch.from_numpy((cloud.xyz_m - centre) * MODEL_PER_METRE).float(),
-                "points3D_rgb": torch.from_numpy(cloud.rgb),
-                "points3D_normals": torch.from_numpy(cloud.normals).float(),
+                "points3D_xyz": torch.from_numpy((points.xyz_m - center) * MODEL_PER_METER).float(),
+                "points3D_rgb": torch.from_numpy(points.rgb),
+                "points3D_normals": torch.from_numpy(points.normals).float(),
                 "scene_images": tuple(chosen),
-                "scene_on_model": on_model,
+                "normalized_scene": normalized,
             },
         )
 
-    def _split(self, scene: Scene) -> tuple[list[SceneImage], list[SceneImage]]:
+    def _split_images(self, scene: Scene) -> tuple[list[SceneImage], list[SceneImage]]:
         """Training and held-out images, in the scene's order."""
         names = [image.name for image in scene.images]
-        wanted = matching(names, self.config.images, "--images", scene)
-        held = matching(names, self.config.eval_images, "--eval-images", scene)
-        chosen = [image for image in scene.images if image.name in wanted]
-        train = [image for image in chosen if image.split == "train" and image.name not in held]
+        selected = match_image_names(names, self.config.images, "--images", scene)
+        held_out = match_image_names(names, self.config.eval_images, "--eval-images", scene)
+        chosen = [image for image in scene.images if image.name in selected]
+        train = [image for image in chosen if image.split == "train" and image.name not in held_out]
         if not train:
             raise SceneError(
-                f"No image of {scene.folder} is left to train on. "
+                f"No image of {scene.directory} is left to train on. "
                 f"Widen --images or hold out fewer; the scene has {', '.join(names)}."
             )
-        return train, [image for image in chosen if image not in train]
+        train_names = {image.name for image in train}
+        return train, [image for image in chosen if image.name not in train_names]
 
 
-def matching(names: Sequence[str], globs: Sequence[str], flag: str, scene: Scene) -> set[str]:
-    """The names that any glob of a flag matches; SceneError for a glob that matches none."""
+def match_image_names(names: Sequence[str], globs: Sequence[str], flag: str, scene: Scene) -> set[str]:
+    """Names that match any of a flag's globs; SceneError for a glob without a match."""
     found: set[str] = set()
     for glob in globs:
         matches = fnmatch.filter(names, glob)
         if not matches:
-            raise SceneError(f"{flag} {glob} matches no image of {scene.folder}. It has: {', '.join(names)}.")
+            raise SceneError(f"{flag} {glob} matches no image of {scene.directory}. It has: {', '.join(names)}.")
         found.update(matches)
     return found
 
 
-def _spacing(cloud: Cloud) -> float:
-    """Typical distance between neighbouring points, from the area that they cover."""
-    width, depth = np.ptp(cloud.xyz_m[:, :2], axis=0)
-    level = np.abs(cloud.normals[:, 2]) > 0.5 if cloud.normals.any() else np.ones(len(cloud.xyz_m), bool)
+def _point_spacing_m(points: PlyPoints) -> float:
+    """Typical distance between neighboring points: the square root of the area per point that faces up."""
+    width, depth = np.ptp(points.xyz_m[:, :2], axis=0)
+    level = np.abs(points.normals[:, 2]) > 0.5 if points.normals.any() else np.ones(len(points.xyz_m), bool)
     return float(np.sqrt(width * depth / max(int(level.sum()), 1)))
 
 
-def _cameras(images: list[SceneImage], train_names: list[str], centre: np.ndarray, half: float) -> Cameras:
+def _make_cameras(images: list[SceneImage], train_names: list[str], center: np.ndarray, half: float) -> Cameras:
+    """Proxy pinholes with the exact satellite cameras as metadata; `half` is half the scene's width in model units."""
     poses, focals, rows, quadratics, suns, indices = [], [], [], [], [], []
     for image in images:
-        camera = normalized_camera(image, centre)
+        camera = normalized_camera(image, center)
         row, quadratic = satellite_rows(camera)
         rows.append(row)
         quadratics.append(quadratic)
@@ -142,7 +150,7 @@ def _cameras(images: list[SceneImage], train_names: list[str], centre: np.ndarra
 
 
 def _proxy_pose(camera: AffineCamera, distance: float) -> Float32[np.ndarray, "3 4"]:
-    """Where a pinhole would stand to look at the scene from the satellite's direction (OpenGL camera-to-model)."""
+    """Pose of a pinhole that views the scene from the satellite's direction (OpenGL camera-to-model)."""
     back = camera.view_direction()
     right = camera.matrix[0, :3] - (camera.matrix[0, :3] @ back) * back
     right /= np.linalg.norm(right)

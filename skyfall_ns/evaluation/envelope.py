@@ -1,7 +1,7 @@
-"""Blunders over the whole area, which a reference that holds only reliable cells hides.
+"""Blunders over the whole area, also where the reference has no height.
 
-A predicted height is a blunder if it stands above the highest reference height around it, or below the lowest one, by
-more than a margin: no building explains it, whether or not the reference has a height right there.
+A predicted height is a blunder if it is above the highest reference height around it, or below the lowest one, by more
+than a margin: no building explains it, whether or not the reference has a height at that cell.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from numpy import ndarray
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from skyfall_ns.errors import RasterError
-from skyfall_ns.evaluation.cells import resample, shift_cells
+from skyfall_ns.evaluation.cells import resample_raster, shift_cells
 from skyfall_ns.geo.raster import Raster
 
 RADIUS_M, MARGIN_M = 15.0, 3.0
@@ -22,27 +22,30 @@ SEARCH_CELLS = 8
 
 @dataclass(frozen=True)
 class Envelope:
-    """Shares are of the judged cells: those with a predicted height, and a reference height within the radius."""
+    """Blunder statistics. `above` and `below` are shares of the judged cells: those with a predicted height, and a
+    reference height within the radius."""
 
     judged: float  # share of the cells with a predicted height
     above: float
     below: float
-    towers: int  # connected patches of cells above
-    tallest_m: float  # above the highest reference height around it; 0 without towers
-    deepest_m: float  # below the lowest
+    towers: int  # connected patches of cells that are `above`
+    tallest_m: float  # largest height above the highest reference height around; 0 without towers
+    deepest_m: float  # largest depth below the lowest reference height around
 
 
 def compare_envelope(
     pred: Raster, ref: Raster, start: tuple[int, int] = (0, 0), radius_m: float = RADIUS_M, margin_m: float = MARGIN_M
 ) -> Envelope:
-    """Blunders of the predicted cells that lie on the reference's grid (square cells, a CRS in metres), after
-    registration by whole cells, looked for around `start` (rows, columns). RasterError where the two do not overlap.
+    """Compare a prediction, resampled to the reference's grid (square cells, a CRS in meters), with the reference after
+    registration by whole cells, which is searched around `start` (rows, columns).
 
-    Cells that the registration moves out of the grid count: walls of blunders stand along borders.
+    Cells that the registration moves out of the grid count, because blunders are frequent along the borders. Raises
+    RasterError if the two do not overlap.
     """
     cell_m = abs(ref.transform.a)
     border = round(radius_m / cell_m) + SEARCH_CELLS + max(map(abs, start))
-    heights, truth = (np.pad(v, border, constant_values=np.nan) for v in (resample(pred, ref), ref.values()))
+    layers = (resample_raster(pred, ref), ref.band_values())
+    heights, truth = (np.pad(layer, border, constant_values=np.nan) for layer in layers)
     rows, columns, up_m = find_cell_shift(heights, truth, start)
     registered = shift_cells(heights, rows, columns) + up_m
     return measure_envelope(registered, truth, cell_m, radius_m, margin_m)
@@ -51,8 +54,11 @@ def compare_envelope(
 def find_cell_shift(
     pred: Float64[ndarray, "h w"], ref: Float64[ndarray, "h w"], start: tuple[int, int] = (0, 0)
 ) -> tuple[int, int, float]:
-    """(rows, columns, metres up) to move the prediction by, at most SEARCH_CELLS from `start`: where the median
-    absolute deviation of the differences is least, the nearest of equals. RasterError if no cell has both heights."""
+    """Find the shift (rows, columns, meters up) of the prediction with the smallest median absolute deviation of the
+    differences, at most SEARCH_CELLS from `start`; the nearest one if several are equal.
+
+    Raises RasterError if no cell has both heights.
+    """
     best = (np.inf, 0, 0, 0, 0.0)
     for down in range(-SEARCH_CELLS, SEARCH_CELLS + 1):
         for right in range(-SEARCH_CELLS, SEARCH_CELLS + 1):
@@ -60,9 +66,9 @@ def find_cell_shift(
             difference = shift_cells(pred, rows, columns) - ref
             difference = difference[np.isfinite(difference)]
             if len(difference):
-                middle = float(np.median(difference))
-                deviation = float(np.median(np.abs(difference - middle)))
-                best = min(best, (deviation, down**2 + right**2, rows, columns, -middle))
+                median = float(np.median(difference))
+                deviation = float(np.median(np.abs(difference - median)))
+                best = min(best, (deviation, down**2 + right**2, rows, columns, -median))
     if not np.isfinite(best[0]):
         raise RasterError("The DSM and its reference do not overlap. Check that they show the same place.")
     return best[2:]
@@ -72,7 +78,8 @@ def measure_envelope(
     pred: Float64[ndarray, "h w"], ref: Float64[ndarray, "h w"], cell_m: float,
     radius_m: float = RADIUS_M, margin_m: float = MARGIN_M,
 ) -> Envelope:  # fmt: skip
-    """Blunders of registered heights; NaN is unknown. "Around" is a square window of half side `radius_m`."""
+    """Measure the blunders of registered heights; NaN is unknown. The surroundings of a cell are a square window with
+    half the side `radius_m`."""
     window, known = 2 * round(radius_m / cell_m) + 1, np.isfinite(ref)
     highest = maximum_filter(np.where(known, ref, -np.inf), window)
     lowest = minimum_filter(np.where(known, ref, np.inf), window)
@@ -84,7 +91,7 @@ def measure_envelope(
         judged=float(judged.sum() / max(1, np.isfinite(pred).sum())),
         above=float(above.sum() / count),
         below=float(below.sum() / count),
-        towers=cv2.connectedComponents(above.astype(np.uint8), connectivity=4)[0] - 1,  # less the ground
+        towers=cv2.connectedComponents(above.astype(np.uint8), connectivity=4)[0] - 1,  # minus the background
         tallest_m=float(over.max(initial=0.0, where=above)),
         deepest_m=float(under.max(initial=0.0, where=below)),
     )

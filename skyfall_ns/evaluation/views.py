@@ -1,11 +1,12 @@
-"""A trained run against true pictures from directions that no satellite has, such as a synthetic city's obliques.
+"""Scores of a trained run against ground-truth images from other directions, such as a synthetic city's obliques.
 
-What is scored is the same for every run of a scene, because it follows from geometry alone: the pixels whose ray stays
-over the scene's box from the height of most roofs down to the ground. Elsewhere a picture shows sky, or a city that no
-run was asked to build.
+The scored pixels follow from geometry alone, so they are the same for every run of a scene: those whose ray stays over
+the scene's box from the height of most roofs down to the ground. Elsewhere an image shows the sky, or surroundings that
+are not part of the scene.
 
-Vendors point metres wrong, and an adjustment makes images agree without knowing where they are: a run is first moved by
-one 3-D shift, that of its cameras (`evaluation.place`) or the one that registers its heights, as in `geo.dsm`.
+Vendor RPCs are off by meters, and a bundle adjustment leaves the absolute position undetermined. So a run is first
+moved by one 3-D shift: that of its cameras (`evaluation.georegistration`), or the one that registers its heights
+(`geo.dsm_comparison`).
 """
 
 import json
@@ -27,99 +28,99 @@ from skyfall_ns.geo.cameras import PinholeCamera, camera_from_dict
 from skyfall_ns.geo.dsm_comparison import compare_dsm
 from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.geo.raster import Raster
-from skyfall_ns.models.geometry.view import model_view
-from skyfall_ns.models.metrics import fit_gain_bias, halves, image_scores
-from skyfall_ns.models.skyfall import SkyfallModel
+from skyfall_ns.models.metrics import fit_gain_bias, image_scores, split_mask
+from skyfall_ns.models.renderer import Renderer
+from skyfall_ns.view import view_from_pinhole
 
 CAMERAS_FILE = "cameras.json"
-ROOFS_M = 15.0  # above the frame's zero: what stands before the box hides little of what is behind rays this low
-LEAST_PIXELS = 200  # of a half picture, to fit six numbers or to score
-_MEND = "Pass a folder such as truth/oblique of skyfall-process city."
+ROOF_HEIGHT_M = 15.0  # above z = 0 of the frame; most objects in front of the box are lower
+MIN_PIXELS = 200  # of half an image, to fit gain and bias of three channels, or to score
+_REMEDY = "Pass a directory such as truth/oblique of skyfall-process city."
 
 
 @dataclass(frozen=True)
-class TrueView:
-    """A true picture and its camera in the truth's frame."""
+class GroundTruthView:
+    """A ground-truth image and its camera, in the frame of the ground truth."""
 
     path: Path
     elevation_deg: float
     azimuth_deg: float
     camera: PinholeCamera
 
-    def picture(self) -> Float[Tensor, "h w 3"]:
-        """Red, green, blue in 0..1. SceneError if the file is damaged or of another size."""
+    def read_image(self) -> Float[Tensor, "h w 3"]:
+        """Read red, green, blue in 0..1. Raises SceneError if the file is damaged or of another size."""
         image = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
         if image is None or image.shape[:2] != self.camera.size[::-1]:
-            raise SceneError(f"{self.path} is damaged or of another size than {CAMERAS_FILE} says. {_MEND}")
+            raise SceneError(f"{self.path} is damaged or of another size than {CAMERAS_FILE} says. {_REMEDY}")
         return torch.from_numpy(image[..., ::-1].astype(np.float32) / 255)
 
 
 @dataclass(frozen=True)
-class Truth:
-    """Pictures of one place under one sun (unit vector in the frame; None where it was not written down)."""
+class GroundTruth:
+    """Images of one place under one sun (unit vector toward it, in the frame; None if unknown)."""
 
     frame: LocalFrame
     sun: tuple[float, float, float] | None
-    views: tuple[TrueView, ...]
+    views: tuple[GroundTruthView, ...]
 
     @classmethod
-    def load(cls, folder: Path) -> "Truth":
-        """Read `cameras.json` of a folder. SceneError if there is none or if it is damaged."""
-        path = Path(folder) / CAMERAS_FILE
+    def from_directory(cls, directory: Path) -> "GroundTruth":
+        """Read `cameras.json` of a directory. Raises SceneError if it is missing or damaged."""
+        path = Path(directory) / CAMERAS_FILE
         if not path.is_file():
-            raise SceneError(f"{folder} holds no {CAMERAS_FILE}. {_MEND}")
+            raise SceneError(f"{directory} has no {CAMERAS_FILE}. {_REMEDY}")
         try:
             data = json.loads(path.read_text())
             frame = LocalFrame.from_dict(data["frame"])
-            views = tuple(_view(Path(folder), row) for row in data["views"])
-            sun = None if data.get("sun") is None else _triple(data["sun"])
+            views = tuple(_parse_view(Path(directory), row) for row in data["views"])
+            sun = None if data.get("sun") is None else _as_triple(data["sun"])
         except (LookupError, TypeError, ValueError) as error:
-            raise SceneError(f"{path} is damaged ({type(error).__name__}: {error}). {_MEND}") from error
+            raise SceneError(f"{path} is damaged ({type(error).__name__}: {error}). {_REMEDY}") from error
         if not views:
-            raise SceneError(f"{path} lists no views. {_MEND}")
+            raise SceneError(f"{path} lists no views. {_REMEDY}")
         return cls(frame, sun, views)
 
 
-def _view(folder: Path, row: dict[str, Any]) -> TrueView:
+def _parse_view(directory: Path, row: dict[str, Any]) -> GroundTruthView:
     camera = camera_from_dict({"model": "pinhole", **row})
     assert isinstance(camera, PinholeCamera)
-    name = Path(str(row["file"])).name  # folders come from others: nothing outside is read
-    return TrueView(folder / name, float(row["elevation_deg"]), float(row["azimuth_deg"]), camera)
+    name = Path(str(row["file"])).name  # untrusted input: no file outside the directory is read
+    return GroundTruthView(directory / name, float(row["elevation_deg"]), float(row["azimuth_deg"]), camera)
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
+def _as_triple(values: Any) -> tuple[float, float, float]:
     x, y, z = (float(v) for v in values)
     return x, y, z
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """x -> scale * rotation @ x + shift, from one metric frame to another over one place."""
+    """Similarity transform x -> scale * rotation @ x + shift_m between two metric frames of one place."""
 
     scale: float
     rotation: Float[ndarray, "3 3"]
     shift_m: Float[ndarray, "3"]
 
     @classmethod
-    def between(cls, source: LocalFrame, target: LocalFrame, box_m: Float[ndarray, "2 3"]) -> "Similarity":
-        """The move from `source` to `target` that fits best over a box of the source (Umeyama 1991): exact for frames
-        of one CRS, within the bend of the map's grid for others."""
+    def fit_between(cls, source: LocalFrame, target: LocalFrame, box_m: Float[ndarray, "2 3"]) -> "Similarity":
+        """Fit the transform from `source` to `target` over a box of the source by least squares (Umeyama 1991): exact
+        for frames of one CRS, up to the curvature of the map projection for others."""
         corners = np.stack(np.meshgrid(*np.asarray(box_m).T, indexing="ij"), -1).reshape(-1, 3)
         moved = target.from_geodetic(source.to_geodetic(corners))
-        if source.crs == target.crs:  # no rounding by way of degrees
+        if source.crs == target.crs:  # without the rounding of a detour through degrees
             return cls(1.0, np.eye(3), np.array(source.origin) - np.array(target.origin))
-        centre, centre_moved = corners.mean(0), moved.mean(0)
-        u, stretch, vt = np.linalg.svd((moved - centre_moved).T @ (corners - centre))
+        center, center_moved = corners.mean(0), moved.mean(0)
+        u, singular_values, vt = np.linalg.svd((moved - center_moved).T @ (corners - center))
         sign = np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
-        scale = float(np.trace(np.diag(stretch) @ sign) / ((corners - centre) ** 2).sum())
-        return cls(scale, u @ sign @ vt, centre_moved - scale * (u @ sign @ vt) @ centre)
+        scale = float(np.trace(np.diag(singular_values) @ sign) / ((corners - center) ** 2).sum())
+        return cls(scale, u @ sign @ vt, center_moved - scale * (u @ sign @ vt) @ center)
 
-    def then(self, shift_m: tuple[float, float, float]) -> "Similarity":
-        """Followed by a shift in the target."""
+    def with_shift(self, shift_m: tuple[float, float, float]) -> "Similarity":
+        """This transform, followed by a shift in the target frame."""
         return Similarity(self.scale, self.rotation, self.shift_m + np.array(shift_m))
 
-    def camera(self, camera: PinholeCamera) -> PinholeCamera:
-        """A target's camera as the source's: the same picture, depths divided by the scale."""
+    def camera_in_source(self, camera: PinholeCamera) -> PinholeCamera:
+        """Camera of the target frame, in the source frame: the same image, with depths divided by the scale."""
         pose = camera.camera_from_local
         moved = np.eye(4)
         moved[:3, :3] = pose[:3, :3] @ self.rotation
@@ -127,80 +128,86 @@ class Similarity:
         return PinholeCamera(moved, camera.intrinsics, camera.size)
 
 
-def over_box(camera: PinholeCamera, box_m: Float[ndarray, "2 3"]) -> Bool[ndarray, "h w"]:
-    """Pixels whose ray is over the box's footprint from `ROOFS_M` down to the ground at z = 0."""
+def footprint_mask(camera: PinholeCamera, box_m: Float[ndarray, "2 3"]) -> Bool[ndarray, "h w"]:
+    """Mask of the pixels whose ray is over the box's footprint from `ROOF_HEIGHT_M` down to the ground at z = 0."""
     width, height = camera.size
     colrow = np.stack([*np.meshgrid(np.arange(width), np.arange(height)), np.ones((height, width))], -1)
     rays = colrow @ np.linalg.inv(camera.intrinsics).T @ camera.camera_from_local[:3, :3]  # rotated back
-    eye = -camera.camera_from_local[:3, :3].T @ camera.camera_from_local[:3, 3]
+    position = -camera.camera_from_local[:3, :3].T @ camera.camera_from_local[:3, 3]
     inside = rays[..., 2] < 0
-    for z in (0.0, min(ROOFS_M, eye[2])):
-        distance = (z - eye[2]) / np.where(inside, rays[..., 2], -1.0)
-        ground = eye[:2] + distance[..., None] * rays[..., :2]
+    for z in (0.0, min(ROOF_HEIGHT_M, position[2])):
+        distance = (z - position[2]) / np.where(inside, rays[..., 2], -1.0)
+        ground = position[:2] + distance[..., None] * rays[..., :2]
         inside &= ((ground >= box_m[0][:2]) & (ground <= box_m[1][:2])).all(-1)
     return inside
 
 
 @dataclass(frozen=True)
 class ViewScore:
-    """PSNR (dB) and SSIM of one picture, and truth beside rendering [h, 2w, 3]."""
+    """PSNR (dB) and SSIM of one image; `comparison` shows ground truth and rendering side by side."""
 
-    view: TrueView
+    view: GroundTruthView
     psnr: float
     ssim: float
     pixels: int
-    pictures: Float[Tensor, "h w2 3"]
+    comparison: Float[Tensor, "h w2 3"]
 
 
-def register(model: SkyfallModel, dsm: Raster) -> tuple[float, float, float]:
-    """Metres east, north and up to add to a run so that its heights are a true DSM's."""
-    scene = model.on_model.scene
-    mine = render_dsm(model, LocalFrame.from_dict(scene.frame), scene.box_m, 0.5)
-    raster = Raster(mine.height_m[None], mine.crs, mine.transform)
-    return _triple(compare_dsm(raster, dsm, ("The run", "the true DSM")).report["shift_m"])
+def find_dsm_shift(renderer: Renderer, dsm: Raster) -> tuple[float, float, float]:
+    """Find the shift (meters east, north, up) that registers the rendered heights of a run with a true DSM."""
+    scene = renderer.normalized.scene
+    rendered = render_dsm(renderer, scene.frame, scene.box_m, 0.5)
+    raster = Raster(rendered.height_m[None], rendered.crs, rendered.transform)
+    return _as_triple(compare_dsm(raster, dsm, ("The run", "the true DSM")).report["shift_m"])
 
 
 @torch.no_grad()
 def score_views(
-    model: SkyfallModel, truth: Truth, shift_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    renderer: Renderer, truth: GroundTruth, shift_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
 ) -> Iterator[ViewScore]:
-    """Each true picture in turn, the run moved by `shift_m` (see `register`).
+    """Score a run on each ground-truth image in turn, with the run moved by `shift_m` (see `find_dsm_shift`).
 
-    Light and exposure are no run's business: a gain and a bias per channel are fitted on the left half, and the scores
-    are those of the right half; SSIM is averaged over the scored pixels only. Raises SceneError for pictures that show
-    too little of the scene's box.
+    Light and exposure are not scored: a gain and a bias per channel are fitted on the left half of the image, and the
+    scores are those of the right half. SSIM is averaged over the scored pixels only. Raises SceneError for images that
+    show too little of the scene's box.
     """
-    on_model = model.on_model
-    scene, frame = on_model.scene, LocalFrame.from_dict(on_model.scene.frame)
-    move = Similarity.between(frame, truth.frame, scene.box_m)
-    sun = None if truth.sun is None else _triple(move.rotation.T @ np.array(truth.sun))
+    normalized = renderer.normalized
+    scene, frame = normalized.scene, normalized.scene.frame
+    alignment = Similarity.fit_between(frame, truth.frame, scene.box_m)
+    sun = None if truth.sun is None else _as_triple(alignment.rotation.T @ np.array(truth.sun))
     for view in truth.views:
-        mask = torch.from_numpy(over_box(move.camera(view.camera), scene.box_m)).float()[..., None]
-        camera = move.then(shift_m).camera(view.camera)
-        left, right = halves(mask)
-        if min(float(left.sum()), float(right.sum())) < LEAST_PIXELS:
+        mask = torch.from_numpy(footprint_mask(alignment.camera_in_source(view.camera), scene.box_m)).float()[..., None]
+        camera = alignment.with_shift(shift_m).camera_in_source(view.camera)
+        left, right = split_mask(mask)
+        if min(float(left.sum()), float(right.sum())) < MIN_PIXELS:
             raise SceneError(
-                f"{view.path} shows too little of the scene at {scene.folder}. Pass true pictures of the same place."
+                f"{view.path} shows too little of the scene at {scene.directory}. Pass images of the same place."
             )
-        drawn = model.render(model_view(camera, np.array(on_model.centre_m), on_model.scale), None, sun=sun)
-        rgb, picture = drawn.color.cpu(), view.picture()
-        gain, bias = fit_gain_bias(rgb, picture, left)
-        numbers, pictures = image_scores((gain * rgb + bias).clamp(0, 1), picture, right)
-        share = right.sum() / (right.shape[0] * right[..., 0].any(0).sum())  # of the columns whose SSIM is taken
-        ssim = 1 - (1 - numbers["ssim"]) / float(share)  # what is masked is 0 in both, and its SSIM 1
-        yield ViewScore(view, numbers["psnr"], ssim, int(right.sum()), pictures["img"])
+        rendering = renderer.render(
+            view_from_pinhole(camera, np.array(normalized.center_m), normalized.scale), None, sun=sun
+        )
+        rgb, image = rendering.color.cpu(), view.read_image()
+        gain, bias = fit_gain_bias(rgb, image, left)
+        metrics, comparison = image_scores((gain * rgb + bias).clamp(0, 1), image, right)
+        share = right.sum() / (
+            right.shape[0] * right[..., 0].any(0).sum()
+        )  # of the columns over which SSIM is averaged
+        ssim = 1 - (1 - metrics["ssim"]) / float(share)  # masked pixels are 0 in both images, with an SSIM of 1
+        yield ViewScore(view, metrics["psnr"], ssim, int(right.sum()), comparison["img"])
 
 
-def report(scores: list[ViewScore], sunlit: bool, shift_m: tuple[float, float, float] | None) -> dict[str, Any]:
-    """{"elevations": {"60": {"psnr", "ssim", "n"}, ...}, "views": [...], "sunlit", "shift_m"}; elevations from high to
-    low."""
+def summarize_scores(
+    scores: list[ViewScore], sunlit: bool, shift_m: tuple[float, float, float] | None
+) -> dict[str, Any]:
+    """Summarize scores as {"elevations": {"60": {"psnr", "ssim", "n"}, ...}, "views": [...], "sunlit", "shift_m"}, with
+    elevations in descending order."""
     elevations = {}
     for elevation in sorted({s.view.elevation_deg for s in scores}, reverse=True):
-        of_it = [s for s in scores if s.view.elevation_deg == elevation]
+        scored = [s for s in scores if s.view.elevation_deg == elevation]
         elevations[f"{elevation:g}"] = {
-            "psnr": float(np.mean([s.psnr for s in of_it])),
-            "ssim": float(np.mean([s.ssim for s in of_it])),
-            "n": len(of_it),
+            "psnr": float(np.mean([s.psnr for s in scored])),
+            "ssim": float(np.mean([s.ssim for s in scored])),
+            "n": len(scored),
         }
     rows = [
         {

@@ -1,1 +1,1 @@
-"""From trained splats to files that land on the map."""
+"""Trained Gaussians as georeferenced files."""

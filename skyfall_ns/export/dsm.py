@@ -1,4 +1,4 @@
-"""Rendered heights as a GeoTIFF that lands on the map: float32, ellipsoidal, Cloud-optimized."""
+"""Rendered heights as a georeferenced GeoTIFF: float32, ellipsoidal, Cloud-optimized."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,15 @@ from numpy import ndarray
 from scipy.ndimage import map_coordinates
 
 from skyfall_ns.errors import CrsError
-from skyfall_ns.geo.frame import TOPOCENTRIC, LocalFrame, parse_crs, utm_crs
+from skyfall_ns.geo.frame import TOPOCENTRIC, LocalFrame, check_frame_crs, parse_crs, utm_crs
 from skyfall_ns.geo.raster import Grid, write_raster
 
 NODATA = -9999.0
-TAGS = {"HEIGHTS": "ellipsoidal (WGS84), metres", "SOFTWARE": "skyfall-ns"}
+TAGS = {"HEIGHTS": "ellipsoidal (WGS84), meters", "SOFTWARE": "skyfall-ns"}
 
 
 class HeightRenderer(Protocol):
-    """What a trained model offers: heights (local metres, NaN where there is no surface) of a north-up grid."""
+    """Renders heights (local meters, NaN where there is no surface) on a north-up grid; see `models.renderer`."""
 
     def render_heights(
         self, x_min_m: float, y_max_m: float, resolution_m: float, width: int, height: int
@@ -28,31 +28,31 @@ class HeightRenderer(Protocol):
 
 @dataclass(frozen=True)
 class Dsm:
-    """Ellipsoidal heights "h w" (NaN: none) in a CRS; `transform` maps corners of (col, row) to it."""
+    """Ellipsoidal heights "h w" (NaN: unknown) in a CRS; `transform` maps (col, row) of cell corners to it."""
 
     height_m: Float[ndarray, "h w"]
     crs: str
     transform: Affine
 
-    def write(self, path: Path) -> None:
-        """As a Cloud-optimized GeoTIFF."""
+    def write_heights(self, path: Path) -> None:
+        """Write the heights as a Cloud-optimized GeoTIFF."""
         self.write_layer(path, self.height_m, "ellipsoidal height")
 
     def write_layer(self, path: Path, values: Float[ndarray, "h w"], name: str) -> None:
-        """A quantity of the cells (NaN: none) on the same grid, float32, with nodata where there is no height."""
+        """Write a quantity of the cells (NaN: unknown) on the same grid, float32; nodata where there is no height."""
         band = np.where(np.isfinite(values) & np.isfinite(self.height_m), values, NODATA).astype(np.float32)
-        self._write(path, band, name, NODATA)
+        self._write_band(path, band, name, NODATA)
 
     def write_classes(self, path: Path, classes: UInt8[ndarray, "h w"], name: str) -> None:
-        """Classes of the cells on the same grid, 8 bits."""
-        self._write(path, classes, name, None)
+        """Write classes of the cells on the same grid, 8 bits."""
+        self._write_band(path, classes, name, None)
 
-    def _write(self, path: Path, band: ndarray, name: str, nodata: float | None) -> None:
-        place = {"crs": self.crs, "transform": self.transform}
-        write_raster(path, band[None], nodata=nodata, tags=TAGS, band_names=(name,), cog=True, **place)
+    def _write_band(self, path: Path, band: ndarray, name: str, nodata: float | None) -> None:
+        georeference = {"crs": self.crs, "transform": self.transform}
+        write_raster(path, band[None], nodata=nodata, tags=TAGS, band_names=(name,), cog=True, **georeference)
 
-    def local_cells(self, frame: LocalFrame) -> Float[ndarray, "h w 3"]:
-        """Cell centers with their heights in local meters; cells without a height get one at z = 0 or near it."""
+    def local_cell_centers(self, frame: LocalFrame) -> Float[ndarray, "h w 3"]:
+        """Cell centers with their heights, in local meters; cells without a height are placed at about z = 0."""
         rows, columns = np.indices(self.height_m.shape) + 0.5
         x, y = self.transform.c + columns * self.transform.a, self.transform.f + rows * self.transform.e
         height = np.where(np.isfinite(self.height_m), self.height_m, frame.origin[2])
@@ -60,43 +60,50 @@ class Dsm:
 
 
 def render_dsm(
-    model: HeightRenderer, frame: LocalFrame, box_m: ndarray, resolution_m: float, crs: str | None = None
+    renderer: HeightRenderer, frame: LocalFrame, box_m: ndarray, resolution_m: float, crs: str | None = None
 ) -> Dsm:
-    """The scene's heights on a north-up grid of `resolution_m`.
+    """Render the scene's heights on a north-up grid of `resolution_m`.
 
-    In the frame's own CRS the grid is rendered as it is; in another one (or for topocentric frames: the UTM zone by
-    default) a finer local grid is rendered and resampled. Raises CrsError for a CRS that is not projected in metres, or
-    that has heights of its own.
+    In the frame's own CRS the grid is rendered directly. For another one (by default the UTM zone if the frame is
+    topocentric), a finer local grid is rendered and resampled. Raises CrsError for a CRS that is not projected in
+    meters, or that has a vertical component.
     """
     if crs is None:
         crs = frame.crs if frame.crs != TOPOCENTRIC else utm_crs(*frame.origin[:2])
-    LocalFrame(crs, (0.0, 0.0, 0.0))  # complain about geographic systems: cells would not be square metres
-    if parse_crs(crs).is_compound:  # geoid grids may be missing, and then PROJ would not change heights at all
-        raise CrsError(f"{crs} has heights of its own, but the DSM's are ellipsoidal. Name its horizontal part only.")
+    check_frame_crs(crs)  # cells of a geographic system would not be square meters
+    if parse_crs(crs).is_compound:  # without geoid grids, PROJ would leave heights unchanged
+        raise CrsError(
+            f"{crs} has a vertical component, but the DSM's heights are ellipsoidal. Give its horizontal part only."
+        )
     if parse_crs(crs) == (parse_crs(frame.crs) if frame.crs != TOPOCENTRIC else None):
-        grid = Grid.over(box_m, resolution_m)
-        return Dsm(_heights(model, grid) + frame.origin[2], crs, grid.transform(frame.origin))
-    return _resampled(model, frame, box_m, resolution_m, crs)
+        grid = Grid.covering_box(box_m, resolution_m)
+        return Dsm(_render_grid(renderer, grid) + frame.origin[2], crs, grid.affine_transform(frame.origin))
+    return _render_resampled(renderer, frame, box_m, resolution_m, crs)
 
 
-def _heights(model: HeightRenderer, grid: Grid) -> Float[ndarray, "h w"]:
-    height = model.render_heights(grid.x_min_m, grid.y_max_m, grid.resolution_m, grid.width, grid.height)
+def _render_grid(renderer: HeightRenderer, grid: Grid) -> Float[ndarray, "h w"]:
+    height = renderer.render_heights(grid.x_min_m, grid.y_max_m, grid.resolution_m, grid.width, grid.height)
     return height.astype(np.float64)
 
 
-def _resampled(model: HeightRenderer, frame: LocalFrame, box_m: ndarray, resolution_m: float, crs: str) -> Dsm:
-    """Cell centres of the target grid are brought to the local frame (at ground level: verticals of both systems differ
-    by millimetres over a building's height), looked up there, and their height brought back."""
-    source = Grid.over(box_m, resolution_m / 2)
-    height = _heights(model, source)
+def _render_resampled(
+    renderer: HeightRenderer, frame: LocalFrame, box_m: ndarray, resolution_m: float, crs: str
+) -> Dsm:
+    """Render a finer local grid, sample it at the cell centers of the target grid, and convert the heights.
+
+    The centers are transformed at ground level: the verticals of both systems differ by millimeters over the height of
+    a building.
+    """
+    source = Grid.covering_box(box_m, resolution_m / 2)
+    height = _render_grid(renderer, source)
     corners = np.array([[x, y, 0.0] for x in box_m[:, 0] for y in box_m[:, 1]])
     outline = frame.to_crs(corners, crs)
-    target = Grid.over(np.stack([outline.min(0), outline.max(0)]), resolution_m)
+    target = Grid.covering_box(np.stack([outline.min(0), outline.max(0)]), resolution_m)
     x, y = np.meshgrid(target.x_m(), target.y_m())
     local = frame.from_crs(np.stack([x, y, np.full_like(x, outline[:, 2].mean())], -1), crs)
     column = (local[..., 0] - source.x_min_m) / source.resolution_m - 0.5
     row = (source.y_max_m - local[..., 1]) / source.resolution_m - 0.5
-    looked_up = map_coordinates(np.nan_to_num(height), [row, column], order=1, mode="constant", cval=0.0)
+    sampled = map_coordinates(np.nan_to_num(height), [row, column], order=1, mode="constant", cval=0.0)
     known = map_coordinates(np.isfinite(height).astype(np.float32), [row, column], order=1, mode="constant", cval=0.0)
-    back = frame.to_crs(np.stack([local[..., 0], local[..., 1], looked_up], -1), crs)
-    return Dsm(np.where(known > 0.999, back[..., 2], np.nan), crs, target.transform())
+    projected = frame.to_crs(np.stack([local[..., 0], local[..., 1], sampled], -1), crs)
+    return Dsm(np.where(known > 0.999, projected[..., 2], np.nan), crs, target.affine_transform())

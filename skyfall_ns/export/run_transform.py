@@ -1,4 +1,4 @@
-"""Where a run's model space lies on Earth, read from the run's files without loading the host."""
+"""Georegistration of a run's model space, read from the run's files without importing Nerfstudio."""
 
 import json
 from dataclasses import dataclass
@@ -18,59 +18,61 @@ TRANSFORMS_FILE = "dataparser_transforms.json"
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Model space = (local + offset_m) * scale; never a rotation."""
+class RunTransform:
+    """Transform from local meters to model space: (local + offset_m) * scale, without a rotation."""
 
     scene: Scene
     offset_m: Float64[ndarray, "3"]
-    scale: float  # model units per metre
+    scale: float  # model units per meter
 
     @property
-    def frame(self) -> LocalFrame:
-        """The frame of local metres."""
-        return LocalFrame.from_dict(self.scene.frame)
+    def local_frame(self) -> LocalFrame:
+        """Frame of the local meters."""
+        return self.scene.frame
 
     def model_from_local(self, xyz_m: ndarray) -> Float64[ndarray, "*n 3"]:
         """Points of the local frame in model space."""
         return (np.asarray(xyz_m, np.float64) + self.offset_m) * self.scale
 
     def poses_from_local(self, poses: Float64[ndarray, "n 4 4"]) -> Float64[ndarray, "n 4 4"]:
-        """Camera poses (camera_to_local, metres) in model space."""
-        moved = poses.copy()
-        moved[:, :3, 3] = self.model_from_local(poses[:, :3, 3])
-        return moved
+        """Camera poses (camera_to_local, meters) in model space."""
+        transformed = poses.copy()
+        transformed[:, :3, 3] = self.model_from_local(poses[:, :3, 3])
+        return transformed
 
 
-def read_placement(config_path: Path) -> Placement:
-    """The placement of the run behind a config.yml.
+def read_run_transform(config_path: Path) -> RunTransform:
+    """Read the transform of the run that a config.yml belongs to.
 
-    Raises TrainingError if the files are not a skyfall run's, SceneError if its scene is gone.
+    Raises TrainingError if the files are not those of a skyfall run, SceneError if its scene is missing.
     """
     config_path = Path(config_path)
     if not config_path.is_file():
         raise TrainingError(f"{config_path} does not exist. Pass the config.yml that ns-train wrote.")
     transforms = config_path.parent / TRANSFORMS_FILE
     if not transforms.is_file():
-        raise TrainingError(f"{transforms} is missing. Let the training begin, or copy the whole run's folder.")
+        raise TrainingError(
+            f"{transforms} is missing. Train for at least one step, or copy the whole directory of the run."
+        )
     try:
-        folder = _scene_folder(yaml.load(config_path.read_text(), _PlainLoader))
+        directory = _scene_directory(yaml.load(config_path.read_text(), _PlainLoader))
         data = json.loads(transforms.read_text())
         matrix, scale = np.asarray(data["transform"], np.float64), float(data["scale"])
     except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
-            f"{config_path} cannot be understood ({error}). Pass the config.yml of a run made by ns-train skyfall."
+            f"{config_path} is not a run of ns-train skyfall ({error}). Pass the config.yml of such a run."
         ) from error
     if matrix.shape != (3, 4) or not np.allclose(matrix[:, :3], np.eye(3)):
-        raise TrainingError(f"{transforms} turns the scene. Pass the config.yml of a run made by ns-train skyfall.")
-    return Placement(Scene.load(folder), matrix[:, 3], scale)
+        raise TrainingError(f"{transforms} rotates the scene. Pass the config.yml of a run made by ns-train skyfall.")
+    return RunTransform(Scene.from_directory(directory), matrix[:, 3], scale)
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads the host's configs as plain data: its Python objects become dictionaries, lists and strings, and no code
-    runs."""
+    """Loads Nerfstudio's configs as plain data: Python objects become dictionaries, lists and strings, and no code is
+    run."""
 
 
-def _plain(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> Any:
+def _construct_plain_data(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> Any:
     if isinstance(node, yaml.MappingNode):
         return loader.construct_mapping(node, deep=True)
     if isinstance(node, yaml.SequenceNode):
@@ -78,11 +80,11 @@ def _plain(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> Any:
     return loader.construct_scalar(node)  # type: ignore[arg-type]
 
 
-_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _construct_plain_data)
 
 
-def _scene_folder(config: dict[str, Any]) -> Path:
-    """`--data` of the run or of its dataparser, whichever was given."""
-    manager = config["pipeline"]["datamanager"]
-    parts = manager["data"] or manager["dataparser"]["data"]
-    return Path(*parts)
+def _scene_directory(config: dict[str, Any]) -> Path:
+    """`--data` of the run or of its dataparser, whichever is set."""
+    datamanager = config["pipeline"]["datamanager"]
+    path_parts = datamanager["data"] or datamanager["dataparser"]["data"]
+    return Path(*path_parts)

@@ -1,4 +1,4 @@
-"""What the scene's dense surface says at the cells of an exported DSM, whatever their CRS and size."""
+"""Samples of the scene's dense surface at the cells of an exported DSM, in any CRS and cell size."""
 
 from dataclasses import dataclass
 
@@ -6,39 +6,39 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from skyfall_ns.scene.model_space import ModelSurface
+from skyfall_ns.scene.height_grid import SurfaceLayers
 
 
 @dataclass(frozen=True)
 class SurfaceSamples:
-    """The surface at given places: source (0 unknown, 1 matched, 2 filled; 0 outside) and height (local meters) of the
-    nearest cell, and sigma between the four cells around (meters). NaN: unknown."""
+    """The surface at given positions: source (0 unknown, 1 matched, 2 filled; 0 outside) and height (local meters) of
+    the nearest cell, and sigma interpolated between the four cells around (meters). NaN: unknown."""
 
     source: UInt8[ndarray, "*n"]
     height_m: Float[ndarray, "*n"]
     sigma_m: Float[ndarray, "*n"]
 
 
-def sample_surface(surface: ModelSurface, x_m: Float[ndarray, "*n"], y_m: Float[ndarray, "*n"]) -> SurfaceSamples:
-    """Look up local positions: source and height of the nearest cell, and sigma bilinearly between cells that have one.
-    Where the nearest cell has no sigma, there is none."""
+def sample_surface(surface: SurfaceLayers, x_m: Float[ndarray, "*n"], y_m: Float[ndarray, "*n"]) -> SurfaceSamples:
+    """Sample the surface at local positions: source and height of the nearest cell, and sigma bilinearly between the
+    cells that have one; NaN where the nearest cell has no sigma."""
     column = (x_m - surface.x_min_m) / surface.resolution_m - 0.5
     row = (surface.y_max_m - y_m) / surface.resolution_m - 0.5
     nearest = np.rint(row), np.rint(column)
-    source, height = _cells(surface.source, *nearest, 0), _cells(surface.height_m, *nearest, np.nan)
+    source, height = _cell_values(surface.source, *nearest, 0), _cell_values(surface.height_m, *nearest, np.nan)
     total, weights = np.zeros(row.shape), np.zeros(row.shape)
     for r in (np.floor(row), np.floor(row) + 1):
         for c in (np.floor(column), np.floor(column) + 1):
-            sigma = _cells(surface.sigma_m, r, c, np.nan)
+            sigma = _cell_values(surface.sigma_m, r, c, np.nan)
             weight = np.where(np.isfinite(sigma), (1 - np.abs(row - r)) * (1 - np.abs(column - c)), 0.0)
             total, weights = total + weight * np.nan_to_num(sigma), weights + weight
-    known = np.isfinite(_cells(surface.sigma_m, *nearest, np.nan))
+    known = np.isfinite(_cell_values(surface.sigma_m, *nearest, np.nan))
     sigma = np.divide(total, weights, out=np.full(row.shape, np.nan), where=known)
     return SurfaceSamples(source, height, sigma)
 
 
-def _cells(layer: ndarray, row: ndarray, column: ndarray, outside: float) -> ndarray:
-    """Cells at whole rows and columns; `outside` beyond the grid."""
+def _cell_values(layer: ndarray, row: ndarray, column: ndarray, outside: float) -> ndarray:
+    """Values of a layer at integer rows and columns; `outside` beyond the grid."""
     inside = (row >= 0) & (row < layer.shape[0]) & (column >= 0) & (column < layer.shape[1])
-    at = np.where(inside, row, 0).astype(int), np.where(inside, column, 0).astype(int)
-    return np.where(inside, layer[at], np.asarray(outside, layer.dtype))
+    indices = np.where(inside, row, 0).astype(int), np.where(inside, column, 0).astype(int)
+    return np.where(inside, layer[indices], np.asarray(outside, layer.dtype))

@@ -1,6 +1,6 @@
-"""Cameras that look at a place: look-at poses, orbits, and the camera-path JSON that ns-render reads.
+"""Poses of perspective cameras: look-at poses, orbits, and the camera-path JSON of ns-render.
 
-Poses are camera_to_local in OpenGL axes (x right, y up, z backwards), in whatever unit the positions have.
+Poses are camera_to_local in OpenGL axes (x right, y up, z backward), in the unit of the positions.
 """
 
 from collections.abc import Sequence
@@ -12,29 +12,44 @@ from numpy import ndarray
 
 
 def look_at(eye: Sequence[float] | ndarray, target: Sequence[float] | ndarray) -> Float64[ndarray, "4 4"]:
-    """A level camera at `eye` with `target` in the middle; where it looks straight down, north (y) is at the top."""
+    """Pose of a level camera at `eye` with `target` at the image center; straight down, north (y) is at the top."""
     eye, target = np.asarray(eye, np.float64), np.asarray(target, np.float64)
-    back = (eye - target) / np.linalg.norm(eye - target)
-    up = np.array([0.0, 0.0, 1.0]) if np.hypot(back[0], back[1]) > 1e-9 else np.array([0.0, 1.0, 0.0])
-    right = np.cross(up, back)
+    backward = (eye - target) / np.linalg.norm(eye - target)
+    up = np.array([0.0, 0.0, 1.0]) if np.hypot(backward[0], backward[1]) > 1e-9 else np.array([0.0, 1.0, 0.0])
+    right = np.cross(up, backward)
     right /= np.linalg.norm(right)
     pose = np.eye(4)
-    pose[:3] = np.column_stack([right, np.cross(back, right), back, eye])
+    pose[:3] = np.column_stack([right, np.cross(backward, right), backward, eye])
     return pose
 
 
-def orbit(target: Sequence[float] | ndarray, radius: float, elevation_deg: float, n: int) -> Float64[ndarray, "n 4 4"]:
-    """`n` cameras around `target` at one distance and one elevation above the horizon, clockwise seen from above,
-    beginning in the south."""
-    azimuth = np.pi + 2 * np.pi * np.arange(n) / n
+def look_at_opencv(eye: Sequence[float] | ndarray, target: Sequence[float] | ndarray) -> Float64[ndarray, "4 4"]:
+    """Rigid transform from local coordinates to the OpenCV axes of the camera of `look_at`."""
+    pose = look_at(eye, target) @ np.diag([1.0, -1.0, -1.0, 1.0])
+    matrix = np.eye(4)
+    matrix[:3, :3] = pose[:3, :3].T
+    matrix[:3, 3] = -matrix[:3, :3] @ pose[:3, 3]
+    return matrix
+
+
+def orbit_poses(
+    target: Sequence[float] | ndarray, radius: float, elevation_deg: float, count: int
+) -> Float64[ndarray, "n 4 4"]:
+    """Poses of `count` cameras on a circle around `target` at one distance and one elevation above the horizon.
+
+    They are clockwise as seen from above and begin in the south.
+    """
+    azimuth = np.pi + 2 * np.pi * np.arange(count) / count
     elevation = np.radians(elevation_deg)
-    flat = radius * np.cos(elevation)
-    offsets = np.stack([flat * np.sin(azimuth), flat * np.cos(azimuth), np.full(n, radius * np.sin(elevation))], -1)
+    horizontal = radius * np.cos(elevation)
+    offsets = np.stack(
+        [horizontal * np.sin(azimuth), horizontal * np.cos(azimuth), np.full(count, radius * np.sin(elevation))], -1
+    )
     return np.stack([look_at(np.asarray(target, np.float64) + offset, target) for offset in offsets])
 
 
 def camera_path(poses: Float64[ndarray, "n 4 4"], fov_deg: float, size: tuple[int, int], fps: float) -> dict[str, Any]:
-    """The dictionary that `ns-render camera-path` reads; `fov_deg` is vertical, `size` is (width, height)."""
+    """Dictionary in the format of `ns-render camera-path`; `fov_deg` is vertical, `size` is (width, height)."""
     width, height = size
     frames = [
         {"camera_to_world": pose.reshape(-1).tolist(), "fov": fov_deg, "aspect": width / height} for pose in poses

@@ -1,4 +1,4 @@
-"""Epipolar geometry of two RPCs: where a pixel of one image can appear in another."""
+"""Epipolar geometry of two RPCs: segments in one image that correspond to pixels of another."""
 
 import numpy as np
 from jaxtyping import Float64
@@ -10,12 +10,12 @@ from skyfall_ns.geo.rpc import RPC
 def epipolar_segments(
     rpc_a: RPC, rpc_b: RPC, colrow_a: Float64[ndarray, "n 2"], height_range_m: tuple[float, float]
 ) -> Float64[ndarray, "n 2 2"]:
-    """Where pixels of image a can appear in image b: the ends of the segment, at the lowest and the highest height."""
+    """Epipolar segments in image b of pixels of image a: their ends (col, row) at the lowest and the highest height."""
     ends = [rpc_b.project(rpc_a.localize(colrow_a, np.full(len(colrow_a), h))) for h in height_range_m]
     return np.stack(ends, axis=1)
 
 
-def transverse_px(
+def epipolar_distances_px(
     segments: Float64[ndarray, "n 2 2"], colrow_b: Float64[ndarray, "n 2"]
 ) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]]:
     """Signed distances of pixels of image b across and along their epipolar segments, in pixels."""
@@ -26,7 +26,7 @@ def transverse_px(
 
 
 def segment_directions(segments: Float64[ndarray, "n 2 2"]) -> Float64[ndarray, "n 2"]:
-    """Unit directions of the segments; two views from the same direction have none, and take the columns' axis."""
+    """Unit directions of the segments; (1, 0) for segments of zero length (two views from the same direction)."""
     span = segments[:, 1] - segments[:, 0]
     length = np.linalg.norm(span, axis=1, keepdims=True)
     return np.where(length > 1e-6, span / np.maximum(length, 1e-6), (1.0, 0.0))

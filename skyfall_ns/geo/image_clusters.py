@@ -1,33 +1,38 @@
-"""Which images look alike: those of another season or after a disaster share few tie points with the rest, and matching
-them with each other would mix two surfaces into one that never was."""
+"""Clusters of images with similar content, from the number of tie points that they share.
+
+Images of another season or after a disaster share few tie points with the rest. Matching them with the rest would mix
+two surfaces into one that never existed.
+"""
 
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy import ndarray
 from scipy.sparse.csgraph import connected_components
 
-ALIKE = 0.25  # of the ties that either image of a pair shares with its best partner, where both look
-# measured: 0.05 to 0.18 over an earthquake and seven years, at least 0.39 to an image of another season in a city
+# Of the tie points that either image of a pair shares with its best partner in the area of the other. Measured: 0.05 to
+# 0.18 over an earthquake and seven years, at least 0.39 to an image of another season in a city.
+MIN_SHARED_FRACTION = 0.25
 
 
-def look_alike(seen: Bool[ndarray, "n v"], shown: Bool[ndarray, "n v"]) -> tuple[int, ...]:
-    """A group number per image: images are in one group if a chain of look-alikes joins them.
+def cluster_images(observed: Bool[ndarray, "n v"], within: Bool[ndarray, "n v"]) -> tuple[int, ...]:
+    """Number of the cluster of each image: images are in one cluster if a chain of similar images connects them.
 
-    `seen` tells which images each of n tie points was found in, `shown` which images it lies within: an image of only
-    a part of the area is judged by the ties there. An image without ties is alone.
+    `observed` is True where a tie point (of n) was found in an image (of v), `within` where it lies inside the image:
+    an image of only a part of the area is compared by the tie points there. An image without tie points is a cluster of
+    its own.
     """
-    shared = seen.T.astype(int) @ seen
+    shared = observed.T.astype(int) @ observed
     np.fill_diagonal(shared, 0)
-    richest = _richest(seen, shown)
-    alike = (shared > 0) & (shared >= ALIKE * np.maximum(richest, richest.T))
-    return tuple(int(g) for g in connected_components(alike, directed=False)[1])
+    best_counts = _best_partner_counts(observed, within)
+    linked = (shared > 0) & (shared >= MIN_SHARED_FRACTION * np.maximum(best_counts, best_counts.T))
+    return tuple(int(cluster) for cluster in connected_components(linked, directed=False)[1])
 
 
-def _richest(seen: Bool[ndarray, "n v"], shown: Bool[ndarray, "n v"]) -> Int[ndarray, "v v"]:
-    """The ties [i, j] that image i shares with its best partner, whoever that is, of those that image j shows."""
-    richest = np.zeros((seen.shape[1],) * 2, int)
-    for image, found in enumerate(seen.T):
-        shared = shown[found].T.astype(int) @ seen[found]
+def _best_partner_counts(observed: Bool[ndarray, "n v"], within: Bool[ndarray, "n v"]) -> Int[ndarray, "v v"]:
+    """Number [i, j] of the tie points inside image j that image i shares with its best partner."""
+    best_counts = np.zeros((observed.shape[1],) * 2, int)
+    for image, is_observed in enumerate(observed.T):
+        shared = within[is_observed].T.astype(int) @ observed[is_observed]
         shared[:, image] = 0
-        richest[image] = shared.max(1)
-    return richest
+        best_counts[image] = shared.max(1)
+    return best_counts

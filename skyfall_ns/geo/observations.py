@@ -1,4 +1,4 @@
-"""Tracks of tie points as a list of pixels: work grows with what is seen, not with tracks times images."""
+"""Tracks of tie points as a list of observations: cost grows with their number, not with tracks times images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,57 +14,62 @@ from skyfall_ns.geo.rpc import RPC
 
 @dataclass(frozen=True)
 class Observations:
-    """m pixels (col, row), each of one of `tracks` tracks in one of `images` images."""
+    """m observed pixels (col, row), each with the index of its track and the index of its image."""
 
-    tracks: int
-    images: int
-    track: Int[ndarray, " m"]
-    image: Int[ndarray, " m"]
+    track_count: int
+    image_count: int
+    track_index: Int[ndarray, " m"]
+    image_index: Int[ndarray, " m"]
     colrow: Float64[ndarray, "m 2"]
 
     @classmethod
-    def of(cls, observations: Float64[ndarray, "n k 2"]) -> "Observations":
-        """The rows of tracks with NaN where they are not seen."""
-        track, image = np.nonzero(np.isfinite(observations[..., 0]))
-        tracks, images = observations.shape[:2]
-        return cls(tracks, images, track, image, observations[track, image])
+    def from_tracks(cls, tracks: Float64[ndarray, "n k 2"]) -> "Observations":
+        """All observations of an array of tracks that is NaN where a track has none."""
+        track_index, image_index = np.nonzero(np.isfinite(tracks[..., 0]))
+        track_count, image_count = tracks.shape[:2]
+        return cls(track_count, image_count, track_index, image_index, tracks[track_index, image_index])
 
     @cached_property
-    def _rows(self) -> list[Int[ndarray, " r"]]:
-        """The rows of each image."""
-        return [np.flatnonzero(self.image == k) for k in range(self.images)]
+    def _rows_by_image(self) -> list[Int[ndarray, " r"]]:
+        """Indices of the observations of each image."""
+        return [np.flatnonzero(self.image_index == k) for k in range(self.image_count)]
 
     @cached_property
-    def _of_track(self) -> csr_matrix:
-        """One where a row (of m) belongs to a track (of n)."""
-        count = len(self.track)
-        return csr_matrix((np.ones(count), (self.track, np.arange(count))), (self.tracks, count))
+    def _track_matrix(self) -> csr_matrix:
+        """Incidence matrix "n m": 1 where an observation belongs to a track."""
+        count = len(self.track_index)
+        return csr_matrix((np.ones(count), (self.track_index, np.arange(count))), (self.track_count, count))
 
     def project(self, rpcs: Sequence[RPC], points: Float64[ndarray, "n 3"]) -> Float64[ndarray, "m 2"]:
-        """Pixels of the tracks' points (lon, lat, height) in each row's image."""
+        """Predicted pixel of each observation, given the tracks' points (lon, lat, height)."""
         pixels = np.empty_like(self.colrow)
-        for rpc, rows in zip(rpcs, self._rows, strict=True):
-            pixels[rows] = rpc.project(points[self.track[rows]])
+        for rpc, rows in zip(rpcs, self._rows_by_image, strict=True):
+            pixels[rows] = rpc.project(points[self.track_index[rows]])
         return pixels
 
     def localize(self, rpcs: Sequence[RPC], height_m: float) -> Float64[ndarray, "m 3"]:
-        """Points (lon, lat, height) in which each row's line of sight meets a height."""
-        places = np.empty((len(self.colrow), 3))
-        for rpc, rows in zip(rpcs, self._rows, strict=True):
-            places[rows] = rpc.localize(self.colrow[rows], height_m)
-        return places
+        """Point (lon, lat, height) at which the line of sight of each observation reaches a height."""
+        points = np.empty((len(self.colrow), 3))
+        for rpc, rows in zip(rpcs, self._rows_by_image, strict=True):
+            points[rows] = rpc.localize(self.colrow[rows], height_m)
+        return points
 
-    def sum_tracks(self, values: Float64[ndarray, "m *d"]) -> Float64[ndarray, "n *d"]:
-        """Sums over the rows of each track."""
-        return (self._of_track @ values.reshape(len(values), -1)).reshape(self.tracks, *values.shape[1:])
+    def count_by_track(self) -> Int[ndarray, " n"]:
+        """Number of observations of each track."""
+        return np.bincount(self.track_index, minlength=self.track_count)
 
-    def sum_images(self, values: Float64[ndarray, "m 2"]) -> Float64[ndarray, "k 2"]:
-        """Sums over the rows of each image."""
-        return np.stack([np.bincount(self.image, values[:, axis], self.images) for axis in (0, 1)], axis=1)
+    def sum_by_track(self, values: Float64[ndarray, "m *d"]) -> Float64[ndarray, "n *d"]:
+        """Sums over the observations of each track."""
+        return (self._track_matrix @ values.reshape(len(values), -1)).reshape(self.track_count, *values.shape[1:])
 
-    def image_by_track(self, values: Float64[ndarray, "m 2 3"]) -> csr_matrix:
-        """A sparse matrix "2k 3n": each row's values where its image's shifts meet its track's coordinates."""
-        row = 2 * self.image[:, None, None] + np.arange(2)[:, None]
-        column = 3 * self.track[:, None, None] + np.arange(3)
-        place = [index.ravel() for index in np.broadcast_arrays(row, column)]
-        return csr_matrix((values.ravel(), place), (2 * self.images, 3 * self.tracks))
+    def sum_by_image(self, values: Float64[ndarray, "m 2"]) -> Float64[ndarray, "k 2"]:
+        """Sums over the observations of each image."""
+        return np.stack([np.bincount(self.image_index, values[:, axis], self.image_count) for axis in (0, 1)], axis=1)
+
+    def image_track_matrix(self, values: Float64[ndarray, "m 2 3"]) -> csr_matrix:
+        """Sparse matrix "2k 3n": each observation's values, at the rows of its image's offsets and the columns of its
+        track's coordinates."""
+        row = 2 * self.image_index[:, None, None] + np.arange(2)[:, None]
+        column = 3 * self.track_index[:, None, None] + np.arange(3)
+        indices = [index.ravel() for index in np.broadcast_arrays(row, column)]
+        return csr_matrix((values.ravel(), indices), (2 * self.image_count, 3 * self.track_count))

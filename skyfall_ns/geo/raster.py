@@ -1,7 +1,6 @@
-"""Rasters in and out: GeoTIFFs that every GIS reads, and north-up grids in local metres."""
+"""Reading and writing of GeoTIFFs, and north-up grids in local meters."""
 
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +12,18 @@ import rasterio
 from affine import Affine
 from jaxtyping import Float64
 from numpy import ndarray
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.io import MemoryFile
 
 from skyfall_ns.errors import RasterError
 from skyfall_ns.geo.rpc import RPC
+from skyfall_ns.io.files import atomic_write
 
 
 @dataclass(frozen=True)
 class Grid:
-    """North-up cells in local metres: centres at x_min + (col + 0.5) r and y_max - (row + 0.5) r."""
+    """North-up cells in local meters: centers at x_min + (col + 0.5) r and y_max - (row + 0.5) r."""
 
     x_min_m: float
     y_max_m: float
@@ -31,7 +32,7 @@ class Grid:
     height: int
 
     @classmethod
-    def over(cls, box_m: ndarray, resolution_m: float) -> "Grid":
+    def covering_box(cls, box_m: ndarray, resolution_m: float) -> "Grid":
         """The smallest grid with edges at multiples of the resolution that covers a box ([2, 2 or 3], min and max)."""
         low, high = np.asarray(box_m, np.float64)[:, :2]
         first = np.floor(low / resolution_m + 1e-9).astype(int)
@@ -40,29 +41,29 @@ class Grid:
         return cls(float(first[0] * resolution_m), float(last[1] * resolution_m), resolution_m, width, height)
 
     def x_m(self) -> Float64[ndarray, " w"]:
-        """x of the columns' centres."""
+        """x of the columns' centers."""
         return self.x_min_m + (np.arange(self.width) + 0.5) * self.resolution_m
 
     def y_m(self) -> Float64[ndarray, " h"]:
-        """y of the rows' centres."""
+        """y of the rows' centers."""
         return self.y_max_m - (np.arange(self.height) + 0.5) * self.resolution_m
 
-    def part(self, window: tuple[slice, slice]) -> "Grid":
-        """The grid of some of the rows and columns."""
+    def crop_cells(self, window: tuple[slice, slice]) -> "Grid":
+        """The grid of a window (rows, columns) of cells."""
         rows, columns = window
         west, north = self.x_min_m + columns.start * self.resolution_m, self.y_max_m - rows.start * self.resolution_m
         size = columns.stop - columns.start, rows.stop - rows.start
         return Grid(west, north, self.resolution_m, *size)
 
-    def transform(self, origin: Sequence[float] = (0.0, 0.0)) -> Affine:
-        """Pixel corners to coordinates, with the local origin at `origin` of the CRS."""
+    def affine_transform(self, origin: Sequence[float] = (0.0, 0.0)) -> Affine:
+        """Transform from pixel corners (col, row) to coordinates of a CRS in which the local origin is `origin`."""
         west, north = origin[0] + self.x_min_m, origin[1] + self.y_max_m
         return Affine(self.resolution_m, 0.0, west, 0.0, -self.resolution_m, north)
 
 
 @dataclass(frozen=True)
 class Raster:
-    """Bands "b h w" with their place on Earth; `transform` maps (col, row) of pixel corners to the CRS."""
+    """Georeferenced bands "b h w"; `transform` maps (col, row) of pixel corners to the CRS."""
 
     bands: ndarray
     crs: str | None
@@ -70,7 +71,7 @@ class Raster:
     nodata: float | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
-    def values(self, band: int = 0) -> ndarray:
+    def band_values(self, band: int = 0) -> ndarray:
         """One band as float64 "h w" with NaN where there is no data."""
         values = self.bands[band].astype(np.float64)
         if self.nodata is not None:
@@ -79,20 +80,21 @@ class Raster:
 
 
 def read_raster(path: str | os.PathLike[str]) -> Raster:
-    """A whole raster; RasterError if it cannot be read."""
+    """Read a whole raster; RasterError if it cannot be read."""
     path = Path(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path) as source:
-                crs = _crs_text(source.crs)
+                crs = _crs_name(source.crs)
                 return Raster(source.read(), crs, source.transform, source.nodata, dict(source.tags()))
     except RasterioIOError as error:
         what = "cannot be read as a raster" if path.exists() else "does not exist"
         raise RasterError(f"{path} {what}. Check the path, or copy the file again.") from error
 
 
-def _crs_text(crs: rasterio.crs.CRS | None) -> str | None:
+def _crs_name(crs: CRS | None) -> str | None:
+    """EPSG code or WKT of a CRS; None without one."""
     if not crs:
         return None
     code = crs.to_epsg()
@@ -111,13 +113,11 @@ def write_raster(
     rpc: RPC | None = None,
     cog: bool = False,
 ) -> None:
-    """Write bands "b h w" as GeoTIFF by way of a temporary file; `cog` makes it Cloud-optimized.
+    """Write bands "b h w" as GeoTIFF through a temporary file; `cog` makes it Cloud-optimized.
 
     Plain files are deflated without predictor and pixel-interleaved, so that OpenCV reads the same values.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tif")
-    os.close(handle)
     profile: dict[str, Any] = {
         "count": bands.shape[0],
         "height": bands.shape[1],
@@ -131,23 +131,17 @@ def write_raster(
         profile["transform"] = transform
     profile |= {"driver": "COG"} if cog else {"driver": "GTiff", "interleave": "pixel"}
     if cog and bands.dtype == np.uint8:
-        profile["overview_resampling"] = "nearest"  # classes have no values between them
+        profile["overview_resampling"] = "nearest"  # averages of class numbers are not classes
     if bands.shape[0] == 3 and not cog:
-        profile["photometric"] = "RGB"  # else 16-bit colour counts as gray with two extras, and OpenCV reads the first
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with MemoryFile() as memory:  # Python writes the file: a full disk is an OSError then, not GDAL's riddle
-                with memory.open(**profile) as target:
-                    target.write(bands)
-                    target.update_tags(**(tags or {}))
-                    for index, name in enumerate(band_names, start=1):
-                        target.set_band_description(index, name)
-                    if rpc is not None:
-                        target.rpcs = rpc.to_rasterio()
-                Path(temporary).write_bytes(memory.getbuffer())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        profile["photometric"] = "RGB"  # else OpenCV reads 16-bit color as gray with two extra bands
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with MemoryFile() as memory:  # Python writes the file: a full disk is then an OSError, not a GDAL message
+            with memory.open(**profile) as target:
+                target.write(bands)
+                target.update_tags(**(tags or {}))
+                for index, name in enumerate(band_names, start=1):
+                    target.set_band_description(index, name)
+                if rpc is not None:
+                    target.rpcs = rpc.to_rasterio()
+            atomic_write(path, memory.getbuffer())

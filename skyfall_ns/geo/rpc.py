@@ -1,13 +1,12 @@
-"""Rational polynomial cameras (RPC00B): where on an image a point of the Earth appears, and back.
+"""Rational polynomial cameras (RPC00B): projection of ground points to pixels, and localization of pixels.
 
     row = LINE_SCALE (a.m)/(b.m) + LINE_OFF        col = SAMP_SCALE (c.m)/(d.m) + SAMP_OFF
 
-with the 20 monomials m of normalised lon L, lat P and height H in RPC00B order. Pixels are (col, row), (0, 0) is the
-centre of the first pixel. Only this ground-to-image model is used; the way back is found by Newton's method.
+with the 20 monomials m of normalized lon L, lat P and height H in RPC00B order. Pixels are (col, row), (0, 0) is the
+center of the first pixel. Only this ground-to-image model is used; it is inverted by Newton's method.
 """
 
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,28 +17,28 @@ import rasterio
 import rasterio.rpc
 from jaxtyping import Float64
 from numpy import ndarray
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from skyfall_ns.errors import RasterError
+from skyfall_ns.io.files import atomic_write
 
 COEFFICIENTS = ("line_num_coeff", "line_den_coeff", "samp_num_coeff", "samp_den_coeff")
-NORMALISATION = tuple(
-    f"{axis}_{kind}" for kind in ("off", "scale") for axis in ("line", "samp", "lat", "long", "height")
+NORMALIZATION = tuple(
+    f"{axis}_{part}" for part in ("off", "scale") for axis in ("line", "samp", "lat", "long", "height")
 )
 NEWTON_STEPS = 20
 NEWTON_PX = 1e-8
 
 
-def monomials(lon: ndarray, lat: ndarray, height: ndarray) -> Float64[ndarray, "20 *n"]:
-    """The 20 monomials of normalised lon, lat and height, in RPC00B order."""
+def rpc_monomials(lon: ndarray, lat: ndarray, height: ndarray) -> Float64[ndarray, "20 *n"]:
+    """The 20 monomials of normalized lon, lat and height, in RPC00B order."""
     L, P, H = lon, lat, height
     rows = [np.ones_like(L), L, P, H, L * P, L * H, P * H, L * L, P * P, H * H]
     rows += [P * L * H, L**3, L * P * P, L * H * H, L * L * P, P**3, P * H * H, L * L * H, P * P * H, H**3]
     return np.stack(rows)
 
 
-def _slopes_of_monomials(lon: ndarray, lat: ndarray, height: ndarray) -> tuple[ndarray, ndarray]:
-    """Derivatives of the monomials by normalised lon and by normalised lat."""
+def _monomial_derivatives(lon: ndarray, lat: ndarray, height: ndarray) -> tuple[ndarray, ndarray]:
+    """Derivatives of the monomials with respect to normalized lon and to normalized lat."""
     L, P, H = lon, lat, height
     zero, one = np.zeros_like(L), np.ones_like(L)
     by_lon = [zero, one, zero, zero, P, H, zero, 2 * L, zero, zero]
@@ -51,7 +50,7 @@ def _slopes_of_monomials(lon: ndarray, lat: ndarray, height: ndarray) -> tuple[n
 
 @dataclass(frozen=True)
 class RPC:
-    """One image's rational polynomial camera; offsets and scales in degrees, metres and pixels."""
+    """Rational polynomial camera of one image; offsets and scales in degrees, meters and pixels."""
 
     line_off: float
     samp_off: float
@@ -69,93 +68,78 @@ class RPC:
     samp_den_coeff: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        values = [getattr(self, name) for name in NORMALISATION] + [v for c in COEFFICIENTS for v in getattr(self, c)]
+        values = [getattr(self, name) for name in NORMALIZATION] + [v for c in COEFFICIENTS for v in getattr(self, c)]
         if any(len(getattr(self, name)) != 20 for name in COEFFICIENTS) or not np.isfinite(values).all():
             raise ValueError("an RPC has ten finite offsets and scales and four times 20 finite coefficients")
-        if any(getattr(self, name) <= 0 for name in NORMALISATION if name.endswith("scale")):
+        if any(getattr(self, name) <= 0 for name in NORMALIZATION if name.endswith("scale")):
             raise ValueError("the scales of an RPC are positive")
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> "RPC":
-        """The RPC of an image, from any carrier rasterio knows (tags, .RPB, _RPC.TXT, DIMAP or WorldView XML, NITF).
-
-        Raises RasterError if the file is no image, or has no RPC; orthoimages (CRS but no RPC) are named as such.
-        """
-        rpcs, crs = _read_rpcs(Path(path))
-        if rpcs is not None:
-            try:
-                return cls.from_rasterio(rpcs)
-            except ValueError as error:
-                raise RasterError(f"{path} has a damaged RPC ({error}). Copy the vendor's RPC again.") from error
-        if crs:
-            raise RasterError(
-                f"{path} is an orthoimage: it has a CRS but no RPC. "
-                "Use the vendor's primary product (L1A/L1B, 'basic', 'ortho ready' with RPC) instead."
-            )
-        raise RasterError(f"{path} has no RPC. Put the vendor's .RPB, _RPC.TXT or RPC XML file beside it.")
-
-    @classmethod
     def from_rasterio(cls, rpcs: rasterio.rpc.RPC) -> "RPC":
-        """From rasterio's record, whose (line, samp) already count the first pixel's centre as 0."""
-        return cls.from_dict({k: getattr(rpcs, k) for k in (*NORMALISATION, *COEFFICIENTS)})
+        """RPC from rasterio's record, in which (line, samp) of the center of the first pixel are already 0."""
+        return cls.from_dict({k: getattr(rpcs, k) for k in (*NORMALIZATION, *COEFFICIENTS)})
 
     def to_rasterio(self) -> rasterio.rpc.RPC:
-        """As rasterio's record, for writing."""
-        return rasterio.rpc.RPC(**self.to_dict(), err_bias=None, err_rand=None)
+        """Rasterio's record of this RPC, for writing."""
+        values = self.to_dict()
+        return rasterio.rpc.RPC(**values, err_bias=None, err_rand=None)  # pyright: ignore[reportCallIssue]  # untyped attrs
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "RPC":
-        """From {"line_off": ..., ..., "samp_den_coeff": [...]}; ValueError or KeyError if it is incomplete."""
-        numbers = {name: float(data[name]) for name in NORMALISATION}
-        return cls(**numbers, **{name: tuple(float(v) for v in data[name]) for name in COEFFICIENTS})
+        """RPC from {"line_off": ..., ..., "samp_den_coeff": [...]}; ValueError or KeyError if it is incomplete."""
+        values: dict[str, Any] = {name: float(data[name]) for name in NORMALIZATION}
+        values |= {name: tuple(float(v) for v in data[name]) for name in COEFFICIENTS}
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for JSON."""
-        numbers: dict[str, Any] = {name: getattr(self, name) for name in NORMALISATION}
+        numbers: dict[str, Any] = {name: getattr(self, name) for name in NORMALIZATION}
         return numbers | {name: list(getattr(self, name)) for name in COEFFICIENTS}
 
     @property
     def height_range_m(self) -> tuple[float, float]:
-        """Ellipsoidal heights for which the RPC was fitted."""
+        """Range of ellipsoidal heights for which the RPC was fitted."""
         return self.height_off - self.height_scale, self.height_off + self.height_scale
 
-    def _normalised(self, lonlath: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+    def _normalize_ground(self, lonlath: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+        """Normalized lon, lat and height."""
         lonlath = np.asarray(lonlath, np.float64)
-        lon = (lonlath[..., 0] - self.long_off + 180.0) % 360.0 - 180.0  # over the antimeridian
+        lon = (lonlath[..., 0] - self.long_off + 180.0) % 360.0 - 180.0  # also across the antimeridian
         return (
             lon / self.long_scale,
             (lonlath[..., 1] - self.lat_off) / self.lat_scale,
             (lonlath[..., 2] - self.height_off) / self.height_scale,
         )
 
-    def _matrices(self) -> Float64[ndarray, "4 20"]:
+    def _coefficient_matrix(self) -> Float64[ndarray, "4 20"]:
+        """Coefficients of the column's numerator and denominator, and of the row's."""
         return np.array([self.samp_num_coeff, self.samp_den_coeff, self.line_num_coeff, self.line_den_coeff])
 
     def project(self, lonlath: ndarray) -> Float64[ndarray, "*n 2"]:
         """(col, row) of points given as (lon deg, lat deg, ellipsoidal height m)."""
-        sums = np.tensordot(self._matrices(), monomials(*self._normalised(lonlath)), 1)
+        sums = np.tensordot(self._coefficient_matrix(), rpc_monomials(*self._normalize_ground(lonlath)), 1)
         col = self.samp_scale * sums[0] / sums[1] + self.samp_off
         return np.stack([col, self.line_scale * sums[2] / sums[3] + self.line_off], -1)
 
     def localize(self, colrow: ndarray, height_m: ndarray | float) -> Float64[ndarray, "*n 3"]:
-        """(lon, lat, height) of pixels at given ellipsoidal heights; Newton on `project`, to 1e-8 px.
+        """(lon, lat, height) of pixels at given ellipsoidal heights, by Newton's method to 1e-8 px.
 
-        Raises RasterError where the model has no point there (pixels far outside the image, absurd heights).
+        Raises RasterError if it does not converge (pixels far outside the image, heights far outside the range).
         """
         colrow = np.asarray(colrow, np.float64)
         shape = np.broadcast_shapes(colrow.shape[:-1], np.shape(height_m))
         target = np.broadcast_to(colrow, (*shape, 2))
         height = (np.broadcast_to(np.asarray(height_m, np.float64), shape) - self.height_off) / self.height_scale
-        wanted = (target - [self.samp_off, self.line_off]) / [self.samp_scale, self.line_scale]
+        normalized_target = (target - [self.samp_off, self.line_off]) / [self.samp_scale, self.line_scale]
         tolerance = NEWTON_PX / np.array([self.samp_scale, self.line_scale])
         lon, lat = np.zeros(shape), np.zeros(shape)
         for _ in range(NEWTON_STEPS):
-            value, by_lon, by_lat = self._normalised_image(lon, lat, height)
-            missing = wanted - value
+            value, by_lon, by_lat = self._project_normalized(lon, lat, height)
+            residual = normalized_target - value
             determinant = by_lon[..., 0] * by_lat[..., 1] - by_lon[..., 1] * by_lat[..., 0]
-            lon = lon + (missing[..., 0] * by_lat[..., 1] - missing[..., 1] * by_lat[..., 0]) / determinant
-            lat = lat + (missing[..., 1] * by_lon[..., 0] - missing[..., 0] * by_lon[..., 1]) / determinant
-            if np.all(np.abs(missing) < tolerance):
+            lon = lon + (residual[..., 0] * by_lat[..., 1] - residual[..., 1] * by_lat[..., 0]) / determinant
+            lat = lat + (residual[..., 1] * by_lon[..., 0] - residual[..., 0] * by_lon[..., 1]) / determinant
+            if np.all(np.abs(residual) < tolerance):
                 break
         else:
             raise RasterError(
@@ -164,28 +148,28 @@ class RPC:
         degrees = (lon * self.long_scale + self.long_off + 180.0) % 360.0 - 180.0
         return np.stack([degrees, lat * self.lat_scale + self.lat_off, np.broadcast_to(height_m, shape)], -1)
 
-    def _normalised_image(self, lon: ndarray, lat: ndarray, height: ndarray) -> tuple[ndarray, ndarray, ndarray]:
-        """Normalised (col, row) and its derivatives by normalised lon and lat."""
-        matrices = self._matrices()
-        value = np.tensordot(matrices, monomials(lon, lat, height), 1)
-        slopes = [np.tensordot(matrices, m, 1) for m in _slopes_of_monomials(lon, lat, height)]
+    def _project_normalized(self, lon: ndarray, lat: ndarray, height: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+        """Normalized (col, row) and its derivatives with respect to normalized lon and lat."""
+        matrices = self._coefficient_matrix()
+        value = np.tensordot(matrices, rpc_monomials(lon, lat, height), 1)
+        derivatives = [np.tensordot(matrices, m, 1) for m in _monomial_derivatives(lon, lat, height)]
         ratio = np.stack([value[0] / value[1], value[2] / value[3]], -1)
         by = [
             np.stack([(s[0] - ratio[..., 0] * s[1]) / value[1], (s[2] - ratio[..., 1] * s[3]) / value[3]], -1)
-            for s in slopes
+            for s in derivatives
         ]
         return ratio, by[0], by[1]
 
-    def shifted(self, dcol: float, drow: float) -> "RPC":
-        """Every pixel answer moved by (dcol, drow): a bias correction that stays a plain RPC."""
+    def with_offset(self, dcol: float, drow: float) -> "RPC":
+        """The RPC whose pixels are offset by (dcol, drow), as for a bias correction."""
         return replace(self, samp_off=self.samp_off + dcol, line_off=self.line_off + drow)
 
-    def cropped(self, col0: float, row0: float) -> "RPC":
-        """The RPC of the part of the image that starts at pixel (col0, row0). Exact."""
-        return self.shifted(-col0, -row0)
+    def for_crop(self, col0: float, row0: float) -> "RPC":
+        """The RPC of the crop of the image that starts at pixel (col0, row0). Exact."""
+        return self.with_offset(-col0, -row0)
 
-    def scaled(self, factor: float) -> "RPC":
-        """The RPC of the image resampled by `factor` (0.5: half as many pixels a side). Exact."""
+    def for_scale(self, factor: float) -> "RPC":
+        """The RPC of the image resampled by `factor` (0.5: half as many pixels per side). Exact."""
         return replace(
             self,
             samp_off=(self.samp_off + 0.5) * factor - 0.5,
@@ -195,7 +179,7 @@ class RPC:
         )
 
     def write_rpb(self, path: str | os.PathLike[str]) -> None:
-        """Write the DigitalGlobe `.RPB` text form that GDAL and most programs read; by way of a temporary file."""
+        """Write the DigitalGlobe `.RPB` text form that GDAL and most programs read; through a temporary file."""
         lines = ['satId = "????";', 'bandId = "?";', 'SpecId = "RPC00B";', "BEGIN_GROUP = IMAGE"]
         lines += ["\terrBias = 0.0;", "\terrRand = 0.0;"]
         lines += [f"\t{name}Offset = {float(getattr(self, key + '_off'))!r};" for name, key in _RPB_NAMES]
@@ -204,29 +188,8 @@ class RPC:
             values = ",\n".join(f"\t\t\t{float(v)!r}" for v in getattr(self, key))
             lines.append(f"\t{name} = (\n{values});")
         text = "\n".join([*lines, "END_GROUP = IMAGE", "END;", ""])
-        temporary = Path(path).with_name(f".{Path(path).name}.partial")
-        try:
-            temporary.write_text(text)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        atomic_write(Path(path), text.encode())
 
 
 _RPB_NAMES = (("line", "line"), ("samp", "samp"), ("lat", "lat"), ("long", "long"), ("height", "height"))
 _RPB_COEFFICIENTS = ("lineNumCoef", "lineDenCoef", "sampNumCoef", "sampDenCoef")
-
-
-def _read_rpcs(path: Path) -> tuple[rasterio.rpc.RPC | None, bool]:
-    """The file's RPC record, and whether it has a CRS; RasterError if it cannot be read as an image."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as source:
-                return source.rpcs, bool(source.crs)
-    except RasterioIOError as error:
-        if not path.exists():
-            raise RasterError(f"{path} does not exist. Check the path given to --images.") from error
-        raise RasterError(
-            f"{path} is not an image that can be read. Pass the vendor's GeoTIFF, JP2 or NITF."
-        ) from error

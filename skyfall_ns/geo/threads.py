@@ -1,4 +1,4 @@
-"""Threads for NumPy and OpenCV work, which releases Python's lock."""
+"""Threads for NumPy and OpenCV work, which releases the global interpreter lock."""
 
 import os
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ MAX_THREADS = 8
 
 @contextmanager
 def thread_pool() -> Iterator[ThreadPoolExecutor]:
-    """One thread per core, each with a BLAS of one thread.
+    """A pool with one thread per core (at most MAX_THREADS), in which BLAS uses one thread.
 
-    The threads of a BLAS wait actively for one another: small products took eight times the processor time with two
-    BLAS threads where other work kept the cores busy (measured with OpenBLAS on two cores).
+    BLAS threads wait for each other in a busy loop: with two of them, small matrix products took eight times the
+    processor time while other work occupied the cores (measured with OpenBLAS on two cores).
     """
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
         yield pool

@@ -1,6 +1,6 @@
-"""Tie points between satellite images: SIFT features, matched between selected pairs of images and joined to tracks.
+"""Tie points between satellite images: SIFT features matched between selected pairs of images and joined to tracks.
 
-Pixels are (col, row) with (0, 0) at the centre of the first pixel.
+Pixels are (col, row) with (0, 0) at the center of the first pixel.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,23 +17,23 @@ from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.rpc import RPC
 from skyfall_ns.geo.threads import thread_pool
 from skyfall_ns.geo.tie_features import Features, detect_features
-from skyfall_ns.geo.tie_matching import MIN_MATCHES, POINTING_PX, match_features
-from skyfall_ns.geo.tie_pairs import Pair, further_pairs, pair_graph, select_pairs, tied_groups
+from skyfall_ns.geo.tie_matching import MAX_POINTING_ERROR_PX, MIN_MATCHES, match_features
+from skyfall_ns.geo.tie_pairs import Pair, pair_graph, select_further_pairs, select_tie_pairs, tie_point_groups
 from skyfall_ns.geo.tie_refinement import align_images, refine_tracks
 
 Matches = dict[Pair, Int[ndarray, "n 2"]]
 
 
 @dataclass(frozen=True)
-class Ties:
-    """Tracks of tie points, (col, row) in each of k images, NaN where a track is not seen; and the pairs (i < j) of
-    images that were matched: two images of another pair share only the tracks that lead over others."""
+class TiePoints:
+    """Tracks of tie points: (col, row) in each of k images, NaN where a track is not observed; and the pairs (i < j) of
+    images that were matched. Other pairs share only tracks that pass through further images."""
 
     tracks: Float64[ndarray, "n k 2"]
     pairs: tuple[Pair, ...]
 
 
-def find_ties(
+def find_tie_points(
     images: Sequence[UInt8[ndarray, "h w"]],
     rpcs: Sequence[RPC],
     height_range_m: tuple[float, float],
@@ -41,13 +41,13 @@ def find_ties(
     names: Sequence[str] | None = None,
     acquired: Sequence[str | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Ties:
+) -> TiePoints:
     """Find tie points between all images by matching selected pairs of them.
 
-    `height_range_m` (ellipsoidal) may be as wide as the RPC's own range. `masks` are True where a pixel is usable;
-    `acquired` are ISO 8601 dates, with which pairs of one season are preferred; `progress` (done, total) counts pairs
-    of images. Pairs are added while an image hangs on few ties.
-    Raises SkyfallError where images do not overlap or an image cannot be tied to the others.
+    `height_range_m` (ellipsoidal) may be as wide as the RPC's own range. `masks` are True where a pixel is usable.
+    `acquired` are ISO 8601 dates, used to prefer pairs of one season. `progress` (done, total) counts pairs of images.
+    Pairs are added while an image has few tie points to the rest.
+    Raises SkyfallError if an image overlaps no other, or has too few tie points with the others.
     """
     names = names or [f"image {i + 1}" for i in range(len(images))]
     masks = masks or [None] * len(images)
@@ -59,17 +59,17 @@ def find_ties(
     with thread_pool() as pool:
         features = list(pool.map(detect_features, images, masks))
         aligned, maps = align_images(images, rpcs, float(np.mean(height_range_m)), pool)
-        pairs = select_pairs(graph)
+        pairs = select_tie_pairs(graph)
         while pairs:
             match = partial(_match_pair, features, rpcs, height_range_m)
             for pair, found in zip(pairs, pool.map(match, pairs), strict=True):
                 matches[pair] = found
                 if progress:
                     progress(len(matches), len(matches) + len(pairs) - pairs.index(pair) - 1)
-            tracks = refine_tracks(aligned, maps, _join([f.colrow for f in features], matches), pool)
-            pairs = further_pairs(graph, set(matches), np.isfinite(tracks[..., 0]))
+            tracks = refine_tracks(aligned, maps, _join_tracks([f.colrow for f in features], matches), pool)
+            pairs = select_further_pairs(graph, set(matches), np.isfinite(tracks[..., 0]))
     _check_connected(tracks, names)
-    return Ties(tracks, tuple(matches))
+    return TiePoints(tracks, tuple(matches))
 
 
 def _match_pair(features: Sequence[Features], rpcs: Sequence[RPC], height_range_m, pair: Pair) -> Int[ndarray, "n 2"]:
@@ -78,45 +78,47 @@ def _match_pair(features: Sequence[Features], rpcs: Sequence[RPC], height_range_
     return match_features(features[i], features[j], rpcs[i], rpcs[j], height_range_m)
 
 
-def _join(points: Sequence[Float64[ndarray, "n 2"]], matches: Matches) -> Float64[ndarray, "t k 2"]:
-    """Matches joined over the images; a track that would hold two places of one image is inconsistent and dropped."""
-    places, node_of = [], []
-    start = 0
-    for image_points in points:  # features of several orientations share one place
+def _join_tracks(points: Sequence[Float64[ndarray, "n 2"]], matches: Matches) -> Float64[ndarray, "t k 2"]:
+    """Join matches to tracks over all images; a track with two positions in one image is inconsistent and dropped."""
+    positions, node_of_feature = [], []
+    node_count = 0
+    for image_points in points:  # features of several orientations share one position
         unique, inverse = np.unique(np.round(image_points * 64).astype(np.int64), axis=0, return_inverse=True)
-        places.append(unique / 64.0)
-        node_of.append(inverse.ravel() + start)
-        start += len(unique)
-    links = [np.stack([node_of[i][m[:, 0]], node_of[j][m[:, 1]]], axis=1) for (i, j), m in matches.items()]
-    links = np.concatenate(links) if links else np.zeros((0, 2), int)
-    graph = coo_matrix((np.ones(len(links)), (links[:, 0], links[:, 1])), shape=(start, start))
+        positions.append(unique / 64.0)
+        node_of_feature.append(inverse.ravel() + node_count)
+        node_count += len(unique)
+    node_links = [
+        np.stack([node_of_feature[i][m[:, 0]], node_of_feature[j][m[:, 1]]], axis=1) for (i, j), m in matches.items()
+    ]
+    node_links = np.concatenate(node_links) if node_links else np.zeros((0, 2), int)
+    graph = coo_matrix((np.ones(len(node_links)), (node_links[:, 0], node_links[:, 1])), shape=(node_count, node_count))
     count, label = connected_components(graph, directed=False)
-    image_of = np.repeat(np.arange(len(points)), [len(p) for p in places])
-    seen = np.zeros((count, len(points)), int)
-    np.add.at(seen, (label, image_of), 1)
-    good = (seen.max(axis=1) == 1) & (seen.sum(axis=1) >= 2)
-    observations = np.full((count, len(points), 2), np.nan)
-    observations[label, image_of] = np.concatenate(places)
-    return observations[good]
+    image_of = np.repeat(np.arange(len(points)), [len(p) for p in positions])
+    observed = np.zeros((count, len(points)), int)
+    np.add.at(observed, (label, image_of), 1)
+    consistent = (observed.max(axis=1) == 1) & (observed.sum(axis=1) >= 2)
+    tracks = np.full((count, len(points), 2), np.nan)
+    tracks[label, image_of] = np.concatenate(positions)
+    return tracks[consistent]
 
 
 def _check_overlaps(costs: Float64[ndarray, "k k"], names: Sequence[str]) -> None:
-    """Raise where some image overlaps no other."""
+    """Raise SkyfallError if an image overlaps no other."""
     for name, overlaps in zip(names, np.isfinite(costs).sum(axis=1), strict=True):
         if not overlaps:
             raise SkyfallError(
-                f"{name} does not overlap any other image within {POINTING_PX:.0f} pixels of where its RPC points. "
-                "Leave it out, or give images of one place."
+                f"{name} does not overlap any other image within an RPC error of {MAX_POINTING_ERROR_PX:.0f} pixels. "
+                "Leave it out, or pass images of one place."
             )
 
 
 def _check_connected(tracks: Float64[ndarray, "t k 2"], names: Sequence[str]) -> None:
-    """Raise where some image is not tied to the first one by enough tracks."""
-    seen = np.isfinite(tracks[..., 0])
-    group = tied_groups(seen, MIN_MATCHES)
-    shared = seen.T.astype(int) @ seen
-    for name, number, row in zip(names, group, shared - np.diag(np.diag(shared)), strict=True):
-        if number != group[0]:
+    """Raise SkyfallError if an image is not connected to the first one by enough tracks."""
+    observed = np.isfinite(tracks[..., 0])
+    group_of_image = tie_point_groups(observed, MIN_MATCHES)
+    shared = observed.T.astype(int) @ observed
+    for name, group, row in zip(names, group_of_image, shared - np.diag(np.diag(shared)), strict=True):
+        if group != group_of_image[0]:
             raise SkyfallError(
                 f"{name} shares at most {row.max()} tie points with another image, and {MIN_MATCHES} are needed. "
                 "Leave it out of --images, or check that it shows the same place (and --height-range its heights)."

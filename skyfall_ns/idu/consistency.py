@@ -1,11 +1,11 @@
-"""How well the views of an episode agree: warped into each other, as one number and as a weight per pixel.
+"""Multi-view consistency of an episode: views warped into each other, as scores and as a weight per pixel.
 
-Neither truth nor network is needed: depth and cameras are known, so what two views say of one place is comparable.
+Depth and cameras of the renders are known, so neither ground truth nor a network is needed.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,134 +16,152 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from tqdm import tqdm
 
-from skyfall_ns.idu.episode_store import EpisodeFolder
-from skyfall_ns.idu.reprojection import look_up, neighbours, sight
+from skyfall_ns.idu.episode_store import EpisodeStore
+from skyfall_ns.idu.reprojection import nearest_views, reproject, sample_bilinear
 from skyfall_ns.refiners.base import RenderedView
 
-TAPS, SIGMA, C1, C2 = 11, 1.5, 0.01**2, 0.03**2  # of SSIM, data range 1
-TOLERANCE = 0.1  # colour difference in 0..1 at which two views agree by 1/e
-BASE = 0.5  # weight of a pixel that no other view sees
-BASE_VIEWS = 0.5  # the base counts as much as so many other views
-NEIGHBOURS = 4
+SSIM_WINDOW_PX, SSIM_SIGMA_PX, SSIM_C1, SSIM_C2 = 11, 1.5, 0.01**2, 0.03**2  # for a data range of 1
+COLOR_TOLERANCE = 0.1  # color difference in 0..1 at which a neighbor counts 1/e
+UNSEEN_WEIGHT = 0.5  # weight of a pixel that no other view shows
+PRIOR_VIEW_COUNT = 0.5  # number of views that UNSEEN_WEIGHT counts as
+NEIGHBOR_COUNT = 4
 CACHE_BYTES = 2**29
 
 
 @dataclass(frozen=True)
 class Consistency:
-    """Agreement over pairs of neighbouring views; None where no pixel is seen twice."""
+    """Consistency over pairs of neighboring views; scores are None if no two views overlap."""
 
     psnr: float | None
-    """Of all pixels seen twice together, dB."""
+    """Over all pixels that both views of a pair show, dB."""
     ssim: float | None
-    """Of gray pictures, mean over the windows of 11 x 11 px that are seen as a whole."""
+    """Of gray images, mean over the windows of 11 x 11 px in which both views show every pixel."""
     pairs: int
-    seen: float
-    """Part of the pixels that are seen twice, 0..1."""
+    overlap: float
+    """Fraction of the pixels that both views of a pair show, in 0..1."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON for manifests."""
+        return {"psnr": self.psnr, "ssim": self.ssim, "pairs": self.pairs, "seen": self.overlap}
 
 
 @dataclass
-class Sums:
-    """What pairs add up to."""
+class ConsistencySums:
+    """Sums over pairs of views."""
 
     pairs: int = 0
     pixels: int = 0
-    seen: int = 0
-    squares: float = 0.0
-    windows: int = 0
-    structure: float = 0.0
+    shared_pixels: int = 0
+    squared_error: float = 0.0
+    ssim_windows: int = 0
+    ssim_sum: float = 0.0
 
-    def add(self, image: Float[ndarray, "h w 3"], warped: Float[ndarray, "h w 3"], seen: Bool[ndarray, "h w"]) -> None:
-        """One pair: a view, and another one warped into it where it is seen."""
+    def add_pair(
+        self, image: Float[ndarray, "h w 3"], warped: Float[ndarray, "h w 3"], visible: Bool[ndarray, "h w"]
+    ) -> None:
+        """Add a view and a neighbor that is warped into it; `visible`: pixels that the neighbor shows."""
         self.pairs += 1
-        self.pixels += seen.size
-        self.seen += int(seen.sum())
-        self.squares += float(_gray(np.square(image - warped))[seen].sum(dtype=np.float64))
-        whole = cv2.erode(seen.astype(np.uint8), np.ones((TAPS, TAPS), np.uint8), borderValue=(0,)) > 0
-        if whole.any():
-            gray = _gray(image)
-            self.structure += float(_ssim_map(gray, np.where(seen, _gray(warped), gray))[whole].sum(dtype=np.float64))
-            self.windows += int(whole.sum())
+        self.pixels += visible.size
+        self.shared_pixels += int(visible.sum())
+        self.squared_error += float(_channel_mean(np.square(image - warped))[visible].sum(dtype=np.float64))
+        window = np.ones((SSIM_WINDOW_PX, SSIM_WINDOW_PX), np.uint8)
+        complete = cv2.erode(visible.astype(np.uint8), window, borderValue=(0,)) > 0
+        if complete.any():
+            gray = _channel_mean(image)
+            ssim_map = _ssim_map(gray, np.where(visible, _channel_mean(warped), gray))
+            self.ssim_sum += float(ssim_map[complete].sum(dtype=np.float64))
+            self.ssim_windows += int(complete.sum())
 
-    def result(self) -> Consistency:
-        """Means."""
-        psnr = -10 * np.log10(self.squares / self.seen + 1e-12) if self.seen else None
-        ssim = self.structure / self.windows if self.windows else None
-        return Consistency(None if psnr is None else float(psnr), ssim, self.pairs, self.seen / max(self.pixels, 1))
+    def to_consistency(self) -> Consistency:
+        """Compute the means."""
+        psnr = -10 * np.log10(self.squared_error / self.shared_pixels + 1e-12) if self.shared_pixels else None
+        return Consistency(
+            psnr=None if psnr is None else float(psnr),
+            ssim=self.ssim_sum / self.ssim_windows if self.ssim_windows else None,
+            pairs=self.pairs,
+            overlap=self.shared_pixels / max(self.pixels, 1),
+        )
 
 
-def consistency(
+def measure_consistency(
     views: Sequence[RenderedView], images: Sequence[Float[ndarray, "h w 3"]], pairs: Sequence[tuple[int, int]]
 ) -> Consistency:
-    """Agreement of `images` (one per view) over pairs (view, other view warped into it)."""
-    sums = Sums()
-    for one, other in pairs:
-        colrow, seen = _sight(views[one], views[other])
-        sums.add(np.asarray(images[one]), look_up(np.asarray(images[other]), colrow), seen)
-    return sums.result()
+    """Consistency of `images` (one per view) over pairs (view, neighbor that is warped into it)."""
+    sums = ConsistencySums()
+    for index, neighbor in pairs:
+        colrow, visible = _reproject_neighbor(views[index], views[neighbor])
+        sums.add_pair(np.asarray(images[index]), sample_bilinear(np.asarray(images[neighbor]), colrow), visible)
+    return sums.to_consistency()
 
 
-def agreement_weight(
+def consistency_weight(
     image: Float[ndarray, "h w 3"],
     valid: Bool[ndarray, "h w"],
     warped: Sequence[tuple[Float[ndarray, "h w 3"], Bool[ndarray, "h w"]]],
 ) -> Float[ndarray, "h w"]:
-    """How much each pixel of a refined view counts, 0..1, by what other views (warped into it, and where seen) show:
+    """Weight of each pixel of a refined view, in 0..1, from its neighbors (warped into it, and where they show it):
 
-        w = (BASE_VIEWS BASE + Σ seen exp(-(d / TOLERANCE)²)) / (BASE_VIEWS + Σ seen)
+        w = (n0 w0 + Σ visible exp(-(d / COLOR_TOLERANCE)²)) / (n0 + Σ visible)
 
-    d is the mean difference of colours over 3 x 3 px. A pixel that no other view sees has BASE, void has 0."""
-    agreed, asked = np.full(valid.shape, BASE_VIEWS * BASE, np.float32), np.full(valid.shape, BASE_VIEWS, np.float32)
-    for other, seen in warped:
-        share = seen.astype(np.float32)
-        difference = cv2.blur(_gray(np.abs(image - other)) * share, (3, 3)) / np.maximum(cv2.blur(share, (3, 3)), 1e-6)
-        agreed += share * np.exp(-np.square(difference / TOLERANCE))
-        asked += share
-    return np.where(valid, np.clip(agreed / asked, 0, 1), 0.0).astype(np.float32)
+    with n0 = PRIOR_VIEW_COUNT and w0 = UNSEEN_WEIGHT; d is the mean color difference over 3 x 3 px. A pixel that no
+    neighbor shows has w0, an empty pixel has 0."""
+    total = np.full(valid.shape, PRIOR_VIEW_COUNT * UNSEEN_WEIGHT, np.float32)
+    count = np.full(valid.shape, PRIOR_VIEW_COUNT, np.float32)
+    for neighbor, visible in warped:
+        share = visible.astype(np.float32)
+        difference = cv2.blur(_channel_mean(np.abs(image - neighbor)) * share, (3, 3)) / np.maximum(
+            cv2.blur(share, (3, 3)), 1e-6
+        )
+        total += share * np.exp(-np.square(difference / COLOR_TOLERANCE))
+        count += share
+    return np.where(valid, np.clip(total / count, 0, 1), 0.0).astype(np.float32)
 
 
-def assess_episode(folder: EpisodeFolder, progress: bool = True) -> dict[str, Any]:
-    """Weights of an episode's refined images, written where they are missing, and the agreement of its views before and
-    after refining, recorded in its manifest: {"raw": {"psnr", "ssim", "pairs", "seen"}, "refined": {...}}.
+def assess_episode(store: EpisodeStore, progress: bool = True) -> dict[str, Any]:
+    """Write the weights of an episode's refined images where they are missing, and record the consistency of its views
+    before and after refinement in its manifest: {"raw": {"psnr", "ssim", "pairs", "seen"}, "refined": {...}}.
 
-    Raises TrainingError if renders or refined images are missing. Nothing is done twice."""
-    if not folder.missing_weights() and {"raw", "refined"} <= folder.manifest.consistency.keys():
-        return folder.manifest.consistency
-    start, raw, refined = time.perf_counter(), Sums(), Sums()
-    steps = tqdm(_compared(folder), desc="Comparing", total=len(folder.names), unit="view", leave=False,
+    An episode that is assessed already is not assessed again. Raises TrainingError if renders or refined images are
+    missing."""
+    if not store.missing_weights() and {"raw", "refined"} <= store.manifest.consistency.keys():
+        return store.manifest.consistency
+    start, raw, refined = time.perf_counter(), ConsistencySums(), ConsistencySums()
+    steps = tqdm(_iterate_comparisons(store), desc="Comparing", total=len(store.view_names), unit="view", leave=False,
                  disable=None if progress else True)  # fmt: skip
-    for view, image, others in steps:
+    for view, image, neighbors in steps:
         warped = []
-        for other, other_image, colrow, seen in others:
-            raw.add(view.image.numpy(), look_up(other.image.numpy(), colrow), seen)
-            warped.append((look_up(other_image, colrow), seen))
-            refined.add(image, *warped[-1])
-        folder.write_weight(view.name, torch.from_numpy(agreement_weight(image, view.valid.numpy(), warped)))
-    numbers = {"raw": asdict(raw.result()), "refined": asdict(refined.result())}
-    folder.record_phase("weights", time.perf_counter() - start)
-    folder.record_consistency(numbers)  # last: with it all this counts as done
-    return numbers
+        for neighbor, neighbor_image, colrow, visible in neighbors:
+            raw.add_pair(view.image.numpy(), sample_bilinear(neighbor.image.numpy(), colrow), visible)
+            warped.append((sample_bilinear(neighbor_image, colrow), visible))
+            refined.add_pair(image, *warped[-1])
+        store.write_weight(view.name, torch.from_numpy(consistency_weight(image, view.valid.numpy(), warped)))
+    scores = {"raw": raw.to_consistency().to_dict(), "refined": refined.to_consistency().to_dict()}
+    store.record_phase("weights", time.perf_counter() - start)
+    store.record_consistency(scores)  # last: it marks the episode as assessed
+    return scores
 
 
-def _compared(folder: EpisodeFolder) -> Iterator[tuple[RenderedView, ndarray, list]]:
-    """(view, its refined image, [(neighbour, its refined image, sight of it)]) of every view."""
-    names, size = folder.names, folder.shots.size_px
-    near = neighbours(folder.shots.poses, folder.episode.fov_deg, NEIGHBOURS)
+def _iterate_comparisons(store: EpisodeStore) -> Iterator[tuple[RenderedView, ndarray, list]]:
+    """(view, its refined image, [(neighbor, its refined image, colrow, visible)]) of every view; `colrow` and `visible`
+    are those of `reproject`."""
+    names, size = store.view_names, store.spec.size_px
+    neighbor_lists = nearest_views(store.spec.poses, store.episode.fov_deg, NEIGHBOR_COUNT)
 
-    @lru_cache(maxsize=max(CACHE_BYTES // (size * size * 29), 2 * NEIGHBOURS))
-    def load(number: int) -> tuple[RenderedView, ndarray]:
-        return folder.view(names[number]), folder.refined(names[number]).numpy()
+    @lru_cache(maxsize=max(CACHE_BYTES // (size * size * 29), 2 * NEIGHBOR_COUNT))
+    def load_view(index: int) -> tuple[RenderedView, ndarray]:
+        return store.rendered_view(names[index]), store.read_refined(names[index]).numpy()
 
-    for number in range(len(names)):
-        view, image = load(number)
-        others = ((load(other), _sight(view, load(other)[0])) for other in near[number])
-        yield view, image, [(*loaded, *seen) for loaded, seen in others]
-
-
-def _sight(view: RenderedView, other: RenderedView) -> tuple[ndarray, ndarray]:
-    return sight(view.camera, view.depth_m.numpy(), other.camera, other.depth_m.numpy())
+    for index in range(len(names)):
+        view, image = load_view(index)
+        neighbors = ((load_view(n), _reproject_neighbor(view, load_view(n)[0])) for n in neighbor_lists[index])
+        yield view, image, [(*loaded, *reprojected) for loaded, reprojected in neighbors]
 
 
-def _gray(image: Float[ndarray, "h w 3"]) -> Float[ndarray, "h w"]:
+def _reproject_neighbor(view: RenderedView, neighbor: RenderedView) -> tuple[ndarray, ndarray]:
+    return reproject(view.camera, view.depth_m.numpy(), neighbor.camera, neighbor.depth_m.numpy())
+
+
+def _channel_mean(image: Float[ndarray, "h w 3"]) -> Float[ndarray, "h w"]:
     """Mean of the channels (five times as fast as `mean(-1)`)."""
     return (image[..., 0] + image[..., 1] + image[..., 2]) * np.float32(1 / 3)
 
@@ -151,11 +169,13 @@ def _gray(image: Float[ndarray, "h w 3"]) -> Float[ndarray, "h w"]:
 def _ssim_map(a: Float[ndarray, "h w"], b: Float[ndarray, "h w"]) -> Float[ndarray, "h w"]:
     """SSIM around each pixel (models/ssim.py has the mean, with gradients)."""
 
-    def blurred(values: ndarray) -> ndarray:
-        return cv2.GaussianBlur(values, (TAPS, TAPS), SIGMA, borderType=cv2.BORDER_REFLECT_101)
+    def blur_image(values: ndarray) -> ndarray:
+        size = (SSIM_WINDOW_PX, SSIM_WINDOW_PX)
+        return cv2.GaussianBlur(values, size, SSIM_SIGMA_PX, borderType=cv2.BORDER_REFLECT_101)
 
-    mean_a, mean_b = blurred(a), blurred(b)
-    both = mean_a * mean_b
-    var_a, var_b = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2
-    covariance = blurred(a * b) - both
-    return (2 * both + C1) * (2 * covariance + C2) / ((mean_a**2 + mean_b**2 + C1) * (var_a + var_b + C2))
+    mean_a, mean_b = blur_image(a), blur_image(b)
+    mean_product = mean_a * mean_b
+    var_a, var_b = blur_image(a * a) - mean_a**2, blur_image(b * b) - mean_b**2
+    covariance = blur_image(a * b) - mean_product
+    numerator = (2 * mean_product + SSIM_C1) * (2 * covariance + SSIM_C2)
+    return numerator / ((mean_a**2 + mean_b**2 + SSIM_C1) * (var_a + var_b + SSIM_C2))

@@ -1,10 +1,9 @@
 """The files of one episode: idu/episode_NN/{poses.json, render, depth, refined, weight, manifest.json}.
 
-Every file appears whole or not at all, and the manifest follows each: a run that is killed goes on where it was. A file
-counts as done if the manifest knows its SHA-256; whatever else lies in its place is made again.
+Files are written atomically, and the manifest after each of them, so that a killed run resumes where it was stopped. An
+image is complete if the manifest has its SHA-256; any other file in its place is overwritten.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,251 +17,254 @@ from torch import Tensor
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.geo.cameras import PinholeCamera
 from skyfall_ns.idu import episode_images
-from skyfall_ns.idu.curriculum import Episode, Pose, camera_of
-from skyfall_ns.idu.hole_filling import fill_void
-from skyfall_ns.idu.manifest import Manifest, OtherVersion, Shots, ViewRecord, plain
-from skyfall_ns.io.files import write_whole
+from skyfall_ns.idu.curriculum import Episode, Pose, pose_camera
+from skyfall_ns.idu.hole_filling import fill_holes
+from skyfall_ns.idu.manifest import EpisodeSpec, Manifest, UnsupportedVersionError, ViewRecord, to_plain_json
+from skyfall_ns.io.files import atomic_write, sha256_of_bytes
 from skyfall_ns.refiners.base import RenderedView
 
-Kind = Literal["render", "depth", "refined", "weight"]
-FINEST_M = 0.01  # unit of depth pictures, unless far views need a coarser one
-OF_ANOTHER = "of another refiner or of other options"  # images that are forgotten
-SOLID = 0.5  # alpha from which a pixel is not void
+ImageKind = Literal["render", "depth", "refined", "weight"]
+MIN_DEPTH_UNIT_M = 0.01  # unit of depth images; distant views need a coarser one
+OUTDATED_IMAGES = "images of another refiner or of other options"  # for messages
+SOLID_ALPHA = 0.5  # pixels with less alpha are empty
 
 
-class EpisodeFolder:
-    """One episode on the disk: what it shows (`shots`), what has been done (`manifest`), and its pictures."""
+class EpisodeStore:
+    """One episode on disk: its cameras (`spec`), what is complete (`manifest`), and its images."""
 
-    def __init__(self, path: Path, shots: Shots, manifest: Manifest) -> None:
-        self.path, self.shots, self.manifest = path, shots, manifest
-        self._poses = {pose.name: pose for pose in shots.poses}
+    def __init__(self, path: Path, spec: EpisodeSpec, manifest: Manifest) -> None:
+        self.path, self.spec, self.manifest = path, spec, manifest
+        self._poses = {pose.name: pose for pose in spec.poses}
 
     @classmethod
-    def begin(
+    def create(
         cls,
-        idu: Path,
+        directory: Path,
         episode: Episode,
         poses: Sequence[Pose],
         size_px: int,
         scene: Mapping[str, Any],
-        far_m: float,
+        max_depth_m: float,
         refiner_options: Mapping[str, Any] | None = None,
-    ) -> "EpisodeFolder":
-        """The folder of an episode below `idu`: made, or found and gone on with.
+    ) -> "EpisodeStore":
+        """Create the directory of an episode in `directory` (RUN/idu), or open it if it exists.
 
-        `scene` says whose it is (plain JSON), `far_m` how far depths reach (`curriculum.farthest_m`),
-        `refiner_options` with what `skyfall-refine` refines it. Raises TrainingError if the folder is another run's,
-        of other cameras, or damaged."""
-        unit_m = max(FINEST_M, far_m / episode_images.DEEPEST)
-        shots = Shots(plain(scene), episode, size_px, unit_m, tuple(poses))
-        path = episode_path(idu, episode.number)
+        `scene`: what the episode belongs to (plain JSON); `max_depth_m`: upper bound of depths
+        (`curriculum.farthest_depth_m`); `refiner_options`: options that `skyfall-refine` uses. Raises TrainingError if
+        the directory exists and is damaged, of another run, or of other cameras."""
+        unit_m = max(MIN_DEPTH_UNIT_M, max_depth_m / episode_images.MAX_DEPTH_UNITS)
+        spec = EpisodeSpec(to_plain_json(scene), episode, size_px, unit_m, tuple(poses))
+        path = episode_path(directory, episode.number)
         if (path / "poses.json").exists():
-            folder = cls.open(path)
-            _check_same(folder.shots, shots, path)
+            store = cls.open(path)
+            _check_same_episode(store.spec, spec, path)
         else:
-            write_whole(path / "poses.json", shots.to_json().encode())
-            folder = cls(path, shots, Manifest.fresh(shots))
-        folder.manifest.refiner_options = None if refiner_options is None else plain(refiner_options)
-        folder.save()
-        return folder
+            atomic_write(path / "poses.json", spec.to_json().encode())
+            store = cls(path, spec, Manifest.for_episode(spec))
+        store.manifest.refiner_options = None if refiner_options is None else to_plain_json(refiner_options)
+        store.save_manifest()
+        return store
 
     @classmethod
-    def open(cls, path: Path) -> "EpisodeFolder":
-        """An episode that is there already; TrainingError if it is none, damaged, or put together from two."""
+    def open(cls, path: Path) -> "EpisodeStore":
+        """Open an existing episode. Raises TrainingError for a directory that is no episode, is damaged, or has files
+        of two episodes."""
         path = Path(path)
         if not (path / "poses.json").is_file():
-            raise TrainingError(f"{path} is no folder of an episode: it has no poses.json. Give RUN/idu/episode_NN.")
-        shots = _read(path / "poses.json", Shots.from_json)
+            raise TrainingError(f"{path} is not an episode: it has no poses.json. Pass RUN/idu/episode_NN.")
+        spec = _read_checked(path / "poses.json", EpisodeSpec.from_json)
         if not (path / "manifest.json").exists():
-            return cls(path, shots, Manifest.fresh(shots))
-        manifest = _read(path / "manifest.json", lambda text: Manifest.from_json(text, shots))
-        if (manifest.scene, manifest.episode) != (shots.scene, shots.episode.number):
+            return cls(path, spec, Manifest.for_episode(spec))
+        manifest = _read_checked(path / "manifest.json", lambda text: Manifest.from_json(text, spec))
+        if (manifest.scene, manifest.episode) != (spec.scene, spec.episode.number):
             raise TrainingError(
                 f"manifest.json and poses.json in {path} belong to different runs or episodes. "
-                "Copy the whole folder again, or delete it to make the episode again."
+                "Copy the whole directory again, or delete it to make the episode again."
             )
-        return cls(path, shots, manifest)
+        return cls(path, spec, manifest)
 
     @property
     def episode(self) -> Episode:
-        """Which round this is."""
-        return self.shots.episode
+        """Number, camera parameters and training steps of the episode."""
+        return self.spec.episode
 
     @property
-    def names(self) -> list[str]:
+    def view_names(self) -> list[str]:
         """Names of the views, in order."""
         return list(self._poses)
 
-    def save(self) -> None:
-        """Write the manifest."""
-        write_whole(self.path / "manifest.json", self.manifest.to_json().encode())
+    def save_manifest(self) -> None:
+        """Write manifest.json."""
+        atomic_write(self.path / "manifest.json", self.manifest.to_json().encode())
 
-    def file(self, kind: Kind, name: str) -> Path:
-        """Where a picture is."""
+    def image_path(self, kind: ImageKind, name: str) -> Path:
+        """Path of an image of a view, whether or not it exists."""
         return self.path / kind / f"{name}.png"
 
-    def camera(self, name: str) -> PinholeCamera:
-        """Local frame, metres."""
-        return camera_of(self._poses[name], self.episode.fov_deg, self.shots.size_px)
+    def view_camera(self, name: str) -> PinholeCamera:
+        """Camera of a view: local frame, meters."""
+        return pose_camera(self._poses[name], self.episode.fov_deg, self.spec.size_px)
 
     # Renders
 
     def write_render(
         self, name: str, rgb: Float[Tensor, "h w 3"], alpha: Float[Tensor, "h w"], depth_m: Float[Tensor, "h w"]
     ) -> None:
-        """Colours in 0..1, expected depth along the optical axis in metres. Where alpha is below one half, or a number
-        is none, the pixel is void: depth 0, colour filled from around it. Refined images of another render are
-        forgotten."""
+        """Write colors in 0..1 and expected depth along the optical axis in meters.
+
+        Pixels with alpha below one half, with NaN or infinity are empty: their depth is 0, and their color is filled
+        from around them. If the render changes, the refined image of the view is no longer complete."""
         color, opacity, depth = (v.detach().float().cpu().numpy() for v in (rgb, alpha, depth_m))
         self._check_shape("render", name, color, 3)
         opacity, depth = opacity.reshape(color.shape[:2]), depth.reshape(color.shape[:2])
-        valid = (opacity >= SOLID) & np.isfinite(color).all(-1) & np.isfinite(depth) & (depth > 0)
-        picture = episode_images.encode_rgb(fill_void(color, valid))
-        depths = episode_images.encode_depth(np.where(valid, depth, 0.0), self.shots.depth_unit_m)
-        before = self.manifest.views[name]
-        after = replace(before, render_sha256=_sha256(picture), depth_sha256=_sha256(depths))
-        if after != before:
-            after = ViewRecord(before.seed, after.render_sha256, after.depth_sha256)
-        write_whole(self.file("render", name), picture)
-        write_whole(self.file("depth", name), depths)
-        self._record(name, after)
+        valid = (opacity >= SOLID_ALPHA) & np.isfinite(color).all(-1) & np.isfinite(depth) & (depth > 0)
+        rgb_data = episode_images.encode_rgb(fill_holes(color, valid))
+        depth_data = episode_images.encode_depth(np.where(valid, depth, 0.0), self.spec.depth_unit_m)
+        previous = self.manifest.views[name]
+        record = replace(previous, render_sha256=sha256_of_bytes(rgb_data), depth_sha256=sha256_of_bytes(depth_data))
+        if record != previous:
+            record = ViewRecord(previous.seed, record.render_sha256, record.depth_sha256)
+        atomic_write(self.image_path("render", name), rgb_data)
+        atomic_write(self.image_path("depth", name), depth_data)
+        self._record_view(name, record)
 
     def missing_renders(self) -> list[str]:
-        """Views that are not rendered, or whose files are no longer what was written."""
-        return self._missing("render", "depth")
+        """Views that are not rendered, or whose files are not those that were written."""
+        return self._missing_views("render", "depth")
 
-    def view(self, name: str) -> RenderedView:
-        """A rendered view; TrainingError if it is missing or damaged."""
-        size, pose = self.shots.size_px, self._poses[name]
-        rgb = self._picture("render", name, lambda data: episode_images.decode_rgb(data, size))
-        depth_m = self.depth_m(name)
-        return RenderedView(name, rgb, depth_m > 0, depth_m, self.camera(name), pose.seed)
+    def rendered_view(self, name: str) -> RenderedView:
+        """Read a rendered view. Raises TrainingError if it is missing or damaged."""
+        size, pose = self.spec.size_px, self._poses[name]
+        rgb = self._read_image("render", name, lambda data: episode_images.decode_rgb(data, size))
+        depth_m = self.read_depth_m(name)
+        return RenderedView(name, rgb, depth_m > 0, depth_m, self.view_camera(name), pose.seed)
 
-    def views(self, names: Iterable[str]) -> list[RenderedView]:
-        """Rendered views, in this order."""
-        return [self.view(name) for name in names]
+    def rendered_views(self, names: Iterable[str]) -> list[RenderedView]:
+        """Read rendered views, in the order of `names`."""
+        return [self.rendered_view(name) for name in names]
 
-    def depth_m(self, name: str) -> Float[Tensor, "h w"]:
-        """Depth along the optical axis, metres; 0 where void."""
-        size, unit_m = self.shots.size_px, self.shots.depth_unit_m
-        return self._picture("depth", name, lambda data: episode_images.decode_depth(data, size, unit_m))
+    def read_depth_m(self, name: str) -> Float[Tensor, "h w"]:
+        """Read depth along the optical axis, meters; 0 in empty pixels."""
+        size, unit_m = self.spec.size_px, self.spec.depth_unit_m
+        return self._read_image("depth", name, lambda data: episode_images.decode_depth(data, size, unit_m))
 
-    def valid(self, name: str) -> Bool[Tensor, "h w"]:
-        """False where the view is void."""
-        return self.depth_m(name) > 0
+    def valid_mask(self, name: str) -> Bool[Tensor, "h w"]:
+        """False in empty pixels."""
+        return self.read_depth_m(name) > 0
 
     # Refined images
 
-    def begin_refining(self, identity: Mapping[str, Any], generative: bool) -> int:
-        """Say which refiner works from now on; what another one has made is forgotten: so many images."""
-        identity = plain(identity)
+    def set_refiner(self, identity: Mapping[str, Any], generative: bool) -> int:
+        """Set the refiner of the episode; images of another refiner are discarded. Returns the number of discarded
+        images."""
+        identity = to_plain_json(identity)
         if self.manifest.refiner == identity and self.manifest.generative == generative:
             return 0
-        forgotten = sum(view.refined_sha256 is not None for view in self.manifest.views.values())
+        discarded = sum(view.refined_sha256 is not None for view in self.manifest.views.values())
         self.manifest.views = {
             name: ViewRecord(view.seed, view.render_sha256, view.depth_sha256)
             for name, view in self.manifest.views.items()
         }
         self.manifest.refiner, self.manifest.generative, self.manifest.consistency = identity, generative, {}
         self.manifest.phases.pop("refine", None)
-        self.save()
-        return forgotten
+        self.save_manifest()
+        return discarded
 
     def missing_refined(self) -> list[str]:
-        """Views without a refined image of the present refiner and render, including those whose file is damaged."""
-        return self._missing("refined")
+        """Views without a refined image of the present refiner and render, or whose file is damaged."""
+        return self._missing_views("refined")
 
     def write_refined(self, name: str, image: Float[Tensor, "h w 3"]) -> bool:
-        """Store a refiner's answer, values in 0..1; False if it has numbers that are none and the render is kept."""
+        """Write a refined image in 0..1; False if it has NaN or infinity, and the render is written instead."""
         pixels = image.detach().float().cpu().numpy()
         self._check_shape("refined image", name, pixels, 3)
-        sound = bool(np.isfinite(pixels).all())
-        picture = episode_images.encode_rgb(pixels) if sound else self._bytes("render", name)
-        write_whole(self.file("refined", name), picture)
+        is_finite = bool(np.isfinite(pixels).all())
+        data = episode_images.encode_rgb(pixels) if is_finite else self._read_bytes("render", name)
+        atomic_write(self.image_path("refined", name), data)
         self.manifest.views = {n: replace(view, weight_sha256=None) for n, view in self.manifest.views.items()}
-        record = replace(self.manifest.views[name], refined_sha256=_sha256(picture), kept_render=not sound)
-        self._record(name, record)
-        return sound
+        record = replace(self.manifest.views[name], refined_sha256=sha256_of_bytes(data), kept_render=not is_finite)
+        self._record_view(name, record)
+        return is_finite
 
-    def refined(self, name: str) -> Float[Tensor, "h w 3"]:
-        """A refined image in 0..1; TrainingError if it is missing or damaged."""
-        return self._picture("refined", name, lambda data: episode_images.decode_rgb(data, self.shots.size_px))
+    def read_refined(self, name: str) -> Float[Tensor, "h w 3"]:
+        """Read a refined image in 0..1. Raises TrainingError if it is missing or damaged."""
+        return self._read_image("refined", name, lambda data: episode_images.decode_rgb(data, self.spec.size_px))
 
     # Weights
 
     def missing_weights(self) -> list[str]:
         """Views without weights of the present refined images."""
-        return self._missing("weight")
+        return self._missing_views("weight")
 
     def write_weight(self, name: str, weight: Float[Tensor, "h w"]) -> None:
-        """Store how much each pixel of a refined image counts, 0..1."""
+        """Write the weight of each pixel of a refined image, in 0..1."""
         values = weight.detach().float().cpu().numpy()
         self._check_shape("weight", name, values)
-        picture = episode_images.encode_weight(values)
-        write_whole(self.file("weight", name), picture)
-        self._record(name, replace(self.manifest.views[name], weight_sha256=_sha256(picture)))
+        data = episode_images.encode_weight(values)
+        atomic_write(self.image_path("weight", name), data)
+        self._record_view(name, replace(self.manifest.views[name], weight_sha256=sha256_of_bytes(data)))
 
-    def weight(self, name: str) -> Float[Tensor, "h w"]:
-        """How much each pixel counts, 0..1; TrainingError if missing or damaged."""
-        return self._picture("weight", name, lambda data: episode_images.decode_weight(data, self.shots.size_px))
+    def read_weight(self, name: str) -> Float[Tensor, "h w"]:
+        """Read the weight of each pixel, in 0..1. Raises TrainingError if it is missing or damaged."""
+        return self._read_image("weight", name, lambda data: episode_images.decode_weight(data, self.spec.size_px))
 
-    # The manifest's figures
+    # Time, memory and consistency
 
     def record_phase(self, phase: str, seconds: float, peak_memory_bytes: int | None = None) -> None:
-        """Add to a phase's time, and raise its peak memory."""
-        before = self.manifest.phases.get(phase, {"seconds": 0.0, "peak_memory_bytes": None})
-        peaks = [peak for peak in (before["peak_memory_bytes"], peak_memory_bytes) if peak is not None]
-        total = (before["seconds"] or 0.0) + seconds
+        """Add to the time of a phase, and update its peak memory."""
+        previous = self.manifest.phases.get(phase, {"seconds": 0.0, "peak_memory_bytes": None})
+        peaks = [peak for peak in (previous["peak_memory_bytes"], peak_memory_bytes) if peak is not None]
+        total = (previous["seconds"] or 0.0) + seconds
         self.manifest.phases[phase] = {"seconds": total, "peak_memory_bytes": max(peaks, default=None)}
-        self.save()
+        self.save_manifest()
 
-    def record_consistency(self, numbers: Mapping[str, Any]) -> None:
-        """How well the views agree (evaluation.consistency)."""
-        self.manifest.consistency = plain(numbers)
-        self.save()
+    def record_consistency(self, scores: Mapping[str, Any]) -> None:
+        """Record the scores of `consistency.assess_episode`."""
+        self.manifest.consistency = to_plain_json(scores)
+        self.save_manifest()
 
-    # Behind the doors
+    # Implementation
 
-    def _record(self, name: str, record: ViewRecord) -> None:
+    def _record_view(self, name: str, record: ViewRecord) -> None:
         self.manifest.views[name] = record
-        self.save()
+        self.save_manifest()
 
-    def _missing(self, *kinds: Kind) -> list[str]:
-        return [name for name in self._poses if not all(self._done(kind, name) for kind in kinds)]
+    def _missing_views(self, *kinds: ImageKind) -> list[str]:
+        return [name for name in self._poses if not all(self._is_complete(kind, name) for kind in kinds)]
 
-    def _done(self, kind: Kind, name: str) -> bool:
-        wanted = getattr(self.manifest.views[name], f"{kind}_sha256")
-        if wanted is None:
+    def _is_complete(self, kind: ImageKind, name: str) -> bool:
+        expected = getattr(self.manifest.views[name], f"{kind}_sha256")
+        if expected is None:
             return False
         try:
-            data = self.file(kind, name).read_bytes()
-            return _sha256(data) == wanted and self._decodes(kind, data)
+            data = self.image_path(kind, name).read_bytes()
+            return sha256_of_bytes(data) == expected and self._is_readable(kind, data)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return False
 
-    def _decodes(self, kind: Kind, data: bytes) -> bool:
+    def _is_readable(self, kind: ImageKind, data: bytes) -> bool:
         decode = {"depth": lambda d, s: episode_images.decode_depth(d, s, 1.0), "weight": episode_images.decode_weight}
         try:
-            decode.get(kind, episode_images.decode_rgb)(data, self.shots.size_px)
+            decode.get(kind, episode_images.decode_rgb)(data, self.spec.size_px)
         except ValueError:
             return False
         return True
 
-    def _bytes(self, kind: Kind, name: str) -> bytes:
+    def _read_bytes(self, kind: ImageKind, name: str) -> bytes:
         try:
-            return self.file(kind, name).read_bytes()
+            return self.image_path(kind, name).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise TrainingError(f"{self.file(kind, name)} is missing. {_MEND[kind]}") from error
+            raise TrainingError(f"{self.image_path(kind, name)} is missing. {_REMEDIES[kind]}") from error
 
-    def _picture(self, kind: Kind, name: str, decode: Callable[[bytes], np.ndarray]) -> Tensor:
-        data = self._bytes(kind, name)
+    def _read_image(self, kind: ImageKind, name: str, decode: Callable[[bytes], np.ndarray]) -> Tensor:
+        data = self._read_bytes(kind, name)
         try:
             return torch.from_numpy(np.ascontiguousarray(decode(data)))
         except ValueError as error:
-            raise TrainingError(f"{self.file(kind, name)} {error}. {_MEND[kind]}") from error
+            raise TrainingError(f"{self.image_path(kind, name)} {error}. {_REMEDIES[kind]}") from error
 
     def _check_shape(self, what: str, name: str, pixels: np.ndarray, *channels: int) -> None:
-        size = self.shots.size_px
+        size = self.spec.size_px
         if pixels.shape != (size, size, *channels):
             raise TrainingError(
                 f"The {what} of view {name} has shape {pixels.shape}, not {(size, size, *channels)}. "
@@ -270,56 +272,54 @@ class EpisodeFolder:
             )
 
 
-_AGAIN = "Go on with the training, which renders it again, or copy the folder again."
-_MEND: dict[Kind, str] = {
-    "render": _AGAIN,
-    "depth": _AGAIN,
-    "refined": "Refine the episode again with skyfall-refine, or go on with the training.",
-    "weight": "Refine the episode again with skyfall-refine, or go on with the training.",
+_RENDER_AGAIN = "Resume the training, which renders it again, or copy the directory again."
+_REFINE_AGAIN = "Refine the episode again with skyfall-refine, or resume the training."
+_REMEDIES: dict[ImageKind, str] = {
+    "render": _RENDER_AGAIN,
+    "depth": _RENDER_AGAIN,
+    "refined": _REFINE_AGAIN,
+    "weight": _REFINE_AGAIN,
 }
 
 
-def episode_path(idu: Path, number: int) -> Path:
-    """Folder of an episode."""
-    return Path(idu) / f"episode_{number:02d}"
+def episode_path(directory: Path, number: int) -> Path:
+    """Directory of an episode in `directory` (RUN/idu)."""
+    return Path(directory) / f"episode_{number:02d}"
 
 
 def find_episodes(path: Path) -> list[Path]:
-    """The folder itself if it is an episode's, or those of all episodes in it, first one first; TrainingError if there
-    are none."""
+    """Directories of the episodes at `path`, sorted by number: `path` itself if it is an episode, or all that it has.
+
+    Raises TrainingError if there are none."""
     path = Path(path)
     if (path / "poses.json").exists():
         return [path]
     found = [p for p in path.glob("episode_*") if p.name[8:].isdecimal() and (p / "poses.json").exists()]
     if not found:
-        raise TrainingError(f"There is no episode at {path}. Give RUN/idu, or RUN/idu/episode_NN.")
+        raise TrainingError(f"There is no episode at {path}. Pass RUN/idu, or RUN/idu/episode_NN.")
     return sorted(found, key=lambda p: int(p.name[8:]))
 
 
-def _check_same(found: Shots, wanted: Shots, path: Path) -> None:
-    if found.scene != wanted.scene:
+def _check_same_episode(found: EpisodeSpec, expected: EpisodeSpec, path: Path) -> None:
+    if found.scene != expected.scene:
         raise TrainingError(
-            f"{path} belongs to another run or scene. Choose another output folder, or move that folder away."
+            f"{path} belongs to another run or scene. Choose another output directory, or move that directory away."
         )
-    if found != wanted:
+    if found != expected:
         raise TrainingError(
             f"{path} was made with other cameras than the present curriculum's. "
-            "Pass the options that it was made with, or delete the folder to make the episode again."
+            "Pass the options that it was made with, or delete the directory to make the episode again."
         )
 
 
-def _read(path: Path, parse: Callable[[str], Any]) -> Any:
-    """Parsed text of a file; what is wrong with it as TrainingError."""
-    mend = "Copy the folder again, or delete it to make the episode again."
+def _read_checked(path: Path, parse: Callable[[str], Any]) -> Any:
+    """Read and parse a text file; errors become TrainingError."""
+    remedy = "Copy the directory again, or delete it to make the episode again."
     try:
         return parse(path.read_text(encoding="utf-8"))
-    except OtherVersion as error:
+    except UnsupportedVersionError as error:
         raise TrainingError(f"{path} has version {error}, this program reads version 1. Update skyfall-ns.") from error
     except KeyError as error:
-        raise TrainingError(f"{path} is damaged: {error} is missing. {mend}") from error
+        raise TrainingError(f"{path} is damaged: {error} is missing. {remedy}") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise TrainingError(f"{path} is damaged: {str(error).splitlines()[0][:200]}. {mend}") from error
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+        raise TrainingError(f"{path} is damaged: {str(error).splitlines()[0][:200]}. {remedy}") from error

@@ -1,39 +1,40 @@
-"""What a scene knows of its own noise: pairs of pictures of one view that differ in nothing else.
+"""Image pairs for Noise2Noise training: two images of one view with independent noise of single Gaussians.
 
-Splats are drawn with the colours of a random share of them, over the shape of all, and again with those of the rest.
-What both pictures show is the scene; what only one shows is noise of single splats. A network that predicts one from
-the other learns to leave the noise out, without a clean picture ever seen (Noise2Noise, Lehtinen et al. 2018).
+The first image has the colors of a random part of the Gaussians, the second those of the others; opacity and shape are
+those of all Gaussians in both. What both images show is the scene; what only one shows is noise of single Gaussians. A
+network that predicts one from the other learns to remove the noise without clean images (Noise2Noise, Lehtinen et al.
+2018).
 """
+
+from functools import partial
 
 import torch
 
-from skyfall_ns.models.appearance.lighting import THINNEST, encode
-from skyfall_ns.models.geometry.view import View, bend
-from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
-from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.refiners.denoiser_pairs import Pair
+from skyfall_ns.models.renderer import Renderer, encode_covered
+from skyfall_ns.refiners.denoiser_pairs import ImagePair
+from skyfall_ns.view import View
 
-SOLID = 0.9  # alpha above which a pixel is scene
-SHOWN = 0.05  # least part of a pixel's light that both pictures must have
+SOLID_ALPHA = 0.9  # pixels with less alpha have weight 0
+MIN_LIGHT_SHARE = 0.05  # pixels of which one image has less of the blending weights have weight 0
 
 
 @torch.no_grad()
-def thinned_pair(model: SkyfallModel, view: View, image: int, share: float, generator: torch.Generator) -> Pair:
-    """A view in the look of a training image with the colours of `share` of the splats, and with those of the rest."""
-    look, bands = model.looks.of(image), model.on_model.bands
-    sun_map = model.sun_map(look, image)
-    colors = model.drawn_colors(view, look, sun_map)
-    splats = model.gaussians()
-    bent = Gaussians(bend(splats.means, view), splats.quats, splats.scales, splats.opacities)
-    draw = pick_rasterizer(model.device)
+def noise2noise_pair(renderer: Renderer, view: View, image: int, share: float, generator: torch.Generator) -> ImagePair:
+    """Render a view, in the appearance of training image `image`, with the colors of a random fraction `share` of the
+    Gaussians, and with those of the others."""
+    appearance, bands = renderer.appearance_model.image_appearance(image), renderer.normalized.band_count
+    shadow_map = renderer.shadow_map(appearance, image)
+    colors = renderer.blended_colors(view, appearance, shadow_map)
+    blend = partial(renderer.rasterize, view, renderer.gaussians())
     chosen = (torch.rand(len(colors), 1, generator=generator) < share).to(colors)
-    whole, part = draw(bent, colors, view), draw(bent, colors[:, :bands] * chosen, view)
-    every, some = (model.finished(d.color[..., :bands], whole, view, look, sun_map) for d in (whole, part))
-    covered = draw(bent, chosen.expand(-1, 3).contiguous(), view).color[..., :1]
-    rest = whole.alpha[..., None] - covered
-    first, second = (
-        encode(color / cover.clamp_min(THINNEST)).clamp(0, 1).expand(-1, -1, 3).cpu()
-        for color, cover in ((some, covered), (every - some, rest))
+    whole, part = blend(colors), blend(colors[:, :bands] * chosen)
+    whole_light, part_light = (
+        renderer.composite(rendering.color[..., :bands], whole, view, appearance, shadow_map)
+        for rendering in (whole, part)
     )
-    known = (whole.alpha > SOLID) & (torch.minimum(covered, rest)[..., 0] > SHOWN)
-    return Pair(first, second, known.float().cpu())
+    cover = blend(chosen.expand(-1, 3).contiguous()).color[..., :1]
+    other_cover = whole.alpha[..., None] - cover
+    first = encode_covered(part_light, cover).cpu()
+    second = encode_covered(whole_light - part_light, other_cover).cpu()
+    known = (whole.alpha > SOLID_ALPHA) & (torch.minimum(cover, other_cover)[..., 0] > MIN_LIGHT_SHARE)
+    return ImagePair(first, second, known.float().cpu())

@@ -1,4 +1,4 @@
-"""Room on the accelerator for a guest: parameters and the optimizers' memories wait in the host's memory."""
+"""Offload of the model and its optimizers to CPU memory while a refiner uses the accelerator."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,22 +9,22 @@ from torch import nn
 
 
 @contextmanager
-def parked(model: nn.Module, optimizers: Optimizers) -> Iterator[None]:
-    """Nothing to do on a CPU."""
+def offload_to_cpu(model: nn.Module, optimizers: Optimizers) -> Iterator[None]:
+    """Keep parameters and optimizer states in CPU memory during the context; does nothing on a CPU."""
     device = next(model.parameters()).device
     if device.type != "cuda":
         yield
         return
-    _move(model, optimizers, torch.device("cpu"))
+    _move_to(model, optimizers, torch.device("cpu"))
     torch.cuda.empty_cache()
     try:
         yield
     finally:
         torch.cuda.empty_cache()
-        _move(model, optimizers, device)
+        _move_to(model, optimizers, device)
 
 
-def _move(model: nn.Module, optimizers: Optimizers, device: torch.device) -> None:
+def _move_to(model: nn.Module, optimizers: Optimizers, device: torch.device) -> None:
     for parameter in model.parameters():
         parameter.data = parameter.data.to(device)
         parameter.grad = None

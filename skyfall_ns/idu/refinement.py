@@ -1,4 +1,4 @@
-"""Refining an episode: what is missing, batch by batch, each image on the disk as soon as it is there."""
+"""Refinement of an episode: missing views, batch by batch; each image is written as soon as it is refined."""
 
 import sys
 import time
@@ -12,69 +12,69 @@ from torch import Tensor
 from tqdm import tqdm
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.idu.episode_store import EpisodeFolder
+from skyfall_ns.idu.episode_store import EpisodeStore
 from skyfall_ns.refiners.base import Refiner, RefinerConfig
 from skyfall_ns.refiners.model_loading import empty_cache
 
 
 @dataclass(frozen=True)
 class RefineReport:
-    """What one call has done."""
+    """Result of one call of `refine_episode`."""
 
-    refined: int
-    """Images that were made."""
-    kept: int
-    """Of these, renders that were kept because the answer had numbers that are none."""
+    refined_count: int
+    """Number of images that were written."""
+    kept_count: int
+    """Number of these that are renders, because the output of the refiner had NaN or infinity."""
     seconds: float
     peak_memory_bytes: int | None
-    """Of the accelerator, or of the whole process on a CPU; None where the system does not tell."""
+    """Of the accelerator, or of the whole process on a CPU; None where the system does not report it."""
 
 
 def refine_episode(
-    folder: EpisodeFolder,
+    store: EpisodeStore,
     config: RefinerConfig,
     device: torch.device,
     progress: bool = True,
     flag: str = "--pipeline.refiner.",
 ) -> RefineReport:
-    """Refine the views that are not refined yet; the refiner is loaded only if there are any.
+    """Refine the views without a refined image; the refiner is loaded only if there are any.
 
-    Raises TrainingError if renders are missing, or if the memory does not suffice for one view (`flag` begins the names
-    of the options that help)."""
-    folder.begin_refining(config.identity(folder.path), config.generative)
-    missing = folder.missing_refined()
+    Raises TrainingError if renders are missing, or if the device has too little memory for one view (`flag`: prefix of
+    the options in that message)."""
+    store.set_refiner(config.identity(store.path), config.generative)
+    missing = store.missing_refined()
     if not missing:
         return RefineReport(0, 0, 0.0, None)
-    _check_renders(folder)
-    start, refined, kept, peak = time.perf_counter(), 0, 0, None
-    _forget_peak(device)
+    _check_renders_complete(store)
+    start, refined_count, kept_count, peak = time.perf_counter(), 0, 0, None
+    _reset_peak_memory(device)
     with ExitStack() as stack:
         bar = stack.enter_context(
             tqdm(total=len(missing), desc="Refining", unit="view", leave=False, file=sys.stderr,
                  disable=None if progress else True)
         )  # fmt: skip
-        refine = _loaded(stack, config, device, folder, flag)
-        batch, lap = max(config.batch, 1), start
+        refine = _load_refiner(stack, config, device, store, flag)
+        batch, batch_start = max(config.batch, 1), start
         while missing:
             names = missing[:batch]
-            images = _tried(refine, folder, names)
+            images = _refine_batch(refine, store, names)
             if images is None:
                 empty_cache(device)
-                batch = _halved(len(names), flag)
+                batch = _halve_batch(len(names), flag)
                 continue
             for name, image in zip(names, images, strict=True):
-                kept += not _written(folder, name, image)
-                refined += 1
+                kept_count += not _write_image(store, name, image)
+                refined_count += 1
                 bar.update()
             missing = missing[len(names) :]
             peak, now = peak_memory_bytes(device), time.perf_counter()
-            folder.record_phase("refine", now - lap, peak)
-            lap = now
-    return RefineReport(refined, kept, time.perf_counter() - start, peak)
+            store.record_phase("refine", now - batch_start, peak)
+            batch_start = now
+    return RefineReport(refined_count, kept_count, time.perf_counter() - start, peak)
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """The most memory in use so far: of the accelerator, or of the whole process on a CPU."""
+    """Peak memory so far in bytes: of the accelerator, or of the whole process on a CPU (None where unknown)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
@@ -84,54 +84,56 @@ def peak_memory_bytes(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _loaded(stack: ExitStack, config: RefinerConfig, device: torch.device, folder: EpisodeFolder, flag: str) -> Refiner:
+def _load_refiner(
+    stack: ExitStack, config: RefinerConfig, device: torch.device, store: EpisodeStore, flag: str
+) -> Refiner:
     try:
-        return stack.enter_context(config.load(device, folder.path))
+        return stack.enter_context(config.load(device, store.path))
     except torch.OutOfMemoryError as error:
-        raise _too_large(flag) from error
+        raise _out_of_memory_error(flag) from error
 
 
-def _tried(refine: Refiner, folder: EpisodeFolder, names: Sequence[str]) -> list[Tensor] | None:
-    """Refined images, None if the memory did not suffice; what the attempt held is free when this returns."""
+def _refine_batch(refine: Refiner, store: EpisodeStore, names: Sequence[str]) -> list[Tensor] | None:
+    """Refined images, or None if memory ran out; the memory of the attempt is free when this returns."""
     try:
-        return refine(folder.views(names))
+        return refine(store.rendered_views(names))
     except torch.OutOfMemoryError:
         return None
 
 
-def _halved(tried: int, flag: str) -> int:
-    if tried == 1:
-        raise _too_large(flag)
-    warnings.warn(f"Memory ran out with {tried} views at once; going on with {tried // 2}.", stacklevel=3)
-    return tried // 2
+def _halve_batch(batch: int, flag: str) -> int:
+    if batch == 1:
+        raise _out_of_memory_error(flag)
+    warnings.warn(f"Memory ran out with {batch} views per batch; continuing with {batch // 2}.", stacklevel=3)
+    return batch // 2
 
 
-def _written(folder: EpisodeFolder, name: str, image: Tensor) -> bool:
-    """False if the render was kept instead (float16 overflows in some models)."""
-    sound = folder.write_refined(name, image)
-    if not sound:
-        warnings.warn(f"The refined image of view {name} has numbers that are none; its render is kept.", stacklevel=3)
-    return sound
+def _write_image(store: EpisodeStore, name: str, image: Tensor) -> bool:
+    """Write a refined image; False if its render was written instead (float16 overflows in some models)."""
+    is_finite = store.write_refined(name, image)
+    if not is_finite:
+        warnings.warn(f"The refined image of view {name} has NaN or infinity; its render is kept.", stacklevel=3)
+    return is_finite
 
 
-def _too_large(flag: str) -> TrainingError:
+def _out_of_memory_error(flag: str) -> TrainingError:
     return TrainingError(
         "The device has too little memory to refine even a single view. "
-        f"Pass {flag}diffusion.offload model or group, {flag}diffusion.quantize fp8 or nf4, or make smaller views by "
+        f"Pass {flag}diffusion.offload model or group, {flag}diffusion.quantize fp8 or nf4, or a smaller "
         "--pipeline.curriculum.size-px."
     )
 
 
-def _check_renders(folder: EpisodeFolder) -> None:
-    missing = folder.missing_renders()
+def _check_renders_complete(store: EpisodeStore) -> None:
+    missing = store.missing_renders()
     if missing:
         listed = ", ".join(missing[:5]) + (" and more" if len(missing) > 5 else "")
         raise TrainingError(
-            f"{len(missing)} of {len(folder.names)} renders of {folder.path} are missing or damaged: {listed}. "
-            "Go on with the training, which renders them again, or copy the folder again."
+            f"{len(missing)} of {len(store.view_names)} renders of {store.path} are missing or damaged: {listed}. "
+            "Resume the training, which renders them again, or copy the directory again."
         )
 
 
-def _forget_peak(device: torch.device) -> None:
+def _reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

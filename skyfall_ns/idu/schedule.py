@@ -1,54 +1,57 @@
-"""Which episode a training step belongs to, and what it looks at: pure functions of the step, so that a run goes on
-from any checkpoint as if it had never stopped."""
+"""Episode and training view of a step: functions of the step number, so that a run resumes exactly."""
 
 import math
 from dataclasses import dataclass
 from itertools import accumulate
 
+GOLDEN_SECTION = 0.618033988749895
+
 
 @dataclass(frozen=True)
-class Round:
-    """The steps of one episode, `first` to `first + steps - 1`; numbers count from 1."""
+class EpisodeWindow:
+    """Training steps of one episode, `first_step` to `first_step + steps - 1`; `number` counts from 1."""
 
     number: int
-    first: int
+    first_step: int
     steps: int
 
 
 @dataclass(frozen=True)
 class EpisodeSchedule:
-    """Stage 2 from step `start`: one round per episode, without gaps."""
+    """Training steps of stage 2: `steps` of each episode, one after another, from `first_step` on."""
 
-    start: int
+    first_step: int
     steps: tuple[int, ...]
 
     @property
-    def end(self) -> int:
+    def end_step(self) -> int:
         """The step after the last one."""
-        return self.start + sum(self.steps)
+        return self.first_step + sum(self.steps)
 
-    def window_at(self, step: int) -> Round | None:
-        """The round of a step; None before stage 2 and after it."""
-        if not self.start <= step < self.end:
+    def window_at(self, step: int) -> EpisodeWindow | None:
+        """The window that contains a step; None before and after stage 2."""
+        if not self.first_step <= step < self.end_step:
             return None
-        firsts = list(accumulate(self.steps, initial=self.start))
-        number = max(i for i in range(len(self.steps)) if firsts[i] <= step)
-        return Round(number + 1, firsts[number], self.steps[number])
+        first_steps = list(accumulate(self.steps, initial=self.first_step))
+        index = max(i for i in range(len(self.steps)) if first_steps[i] <= step)
+        return EpisodeWindow(index + 1, first_steps[index], self.steps[index])
 
 
-def synthetic_turn(step: int, share: float) -> int | None:
-    """The how-many-th synthetic view a round's step (from 0) is, so that `share` of all steps are one, evenly spread;
-    None for steps with a satellite view."""
+def synthetic_index(step: int, share: float) -> int | None:
+    """Index of the synthetic view of a step (from 0) of an episode; None for steps with a satellite image.
+
+    The fraction `share` of all steps has a synthetic view, at even intervals."""
     before, after = math.floor(step * share), math.floor((step + 1) * share)
     return before if after > before else None
 
 
-def episode_turn(turn: int, number: int, kept: float) -> int:
-    """From which episode (1..number) the `turn`-th synthetic view of episode `number` comes: each earlier one has
-    `kept` times the share of the one after it. Turns are spread evenly by the golden section."""
-    weights = [kept ** (number - episode) for episode in range(1, number + 1)]
-    place = math.modf(turn * 0.618033988749895 + 0.5)[0] * sum(weights)
+def source_episode(index: int, episode_number: int, decay: float) -> int:
+    """Number (1..episode_number) of the episode that synthetic view `index` of episode `episode_number` comes from.
+
+    Each earlier episode has the share of the next one times `decay`. The golden section spreads episodes evenly."""
+    weights = [decay ** (episode_number - episode) for episode in range(1, episode_number + 1)]
+    position = math.modf(index * GOLDEN_SECTION + 0.5)[0] * sum(weights)
     for episode, bound in enumerate(accumulate(weights), 1):
-        if place < bound:
+        if position < bound:
             return episode
-    return number
+    return episode_number

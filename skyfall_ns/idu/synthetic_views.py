@@ -1,4 +1,4 @@
-"""Synthetic views: the refined images of an episode as training data, each with its pinhole and its weights."""
+"""Synthetic views: the refined images of an episode as training data, with their cameras and weights."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,17 +9,19 @@ from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
-from skyfall_ns.dataparsers.camera_metadata import IMAGE_KEY, MOVES_KEY
+from skyfall_ns.dataparsers.camera_metadata import GRADIENT_SCALE_KEY, IMAGE_KEY
 from skyfall_ns.geo.cameras import PinholeCamera
-from skyfall_ns.idu.episode_store import EpisodeFolder
-from skyfall_ns.models.geometry.view import model_view
-from skyfall_ns.scene.model_space import SceneOnModel
+from skyfall_ns.idu.episode_store import EpisodeStore
+from skyfall_ns.scene.model_space import NormalizedScene
+from skyfall_ns.view import view_from_pinhole
 
 
-def host_camera(camera: PinholeCamera, on_model: SceneOnModel, image: int, moves: float = 1.0) -> Cameras:
-    """A local pinhole as the host's camera in model space, that asks for the look of a training image; `moves`: see
-    `models.view.moves_of`."""
-    view = model_view(camera, np.array(on_model.centre_m), on_model.scale)
+def nerfstudio_camera(
+    camera: PinholeCamera, normalized: NormalizedScene, image: int, gradient_scale: float = 1.0
+) -> Cameras:
+    """Nerfstudio camera in model space of a local pinhole camera, with the appearance of training image `image`.
+    `gradient_scale`: see `camera_metadata.geometry_gradient_scale`."""
+    view = view_from_pinhole(camera, np.array(normalized.center_m), normalized.scale)
     pose = torch.linalg.inv(view.camera_from_model)
     pose[:, 1:3] *= -1  # OpenCV to OpenGL
     k = view.intrinsics
@@ -32,13 +34,13 @@ def host_camera(camera: PinholeCamera, on_model: SceneOnModel, image: int, moves
         width=view.width,
         height=view.height,
         camera_type=CameraType.PERSPECTIVE,
-        metadata={IMAGE_KEY: torch.tensor([[image]]), MOVES_KEY: torch.tensor([[moves]])},
+        metadata={IMAGE_KEY: torch.tensor([[image]]), GRADIENT_SCALE_KEY: torch.tensor([[gradient_scale]])},
     )
 
 
 @dataclass(frozen=True)
 class SyntheticViews:
-    """One episode's refined images, in memory as the files have them."""
+    """Refined images of one episode in memory, with the values of the files."""
 
     cameras: tuple[Cameras, ...]
     images: UInt8[Tensor, "n h w 3"]
@@ -46,35 +48,37 @@ class SyntheticViews:
     seed: int
 
     @classmethod
-    def of(
-        cls, folder: EpisodeFolder, on_model: SceneOnModel, image: int, weighted: bool, moves: float = 1.0
+    def from_store(
+        cls, store: EpisodeStore, normalized: NormalizedScene, image: int, weighted: bool, gradient_scale: float = 1.0
     ) -> "SyntheticViews":
-        """In the look of a training image; all that is not void counts alike, or by its weight; `moves`: see
-        `models.view.moves_of`.
+        """Read the images of an episode, to be rendered in the appearance of training image `image`. Pixels have their
+        weights, or weight 1 except for empty ones. `gradient_scale`: see `camera_metadata.geometry_gradient_scale`.
 
-        TrainingError if an image or its weights are missing or damaged."""
+        Raises TrainingError if an image or its weights are missing or damaged."""
 
-        def bytes_of(values: Float[Tensor, "*n"]) -> UInt8[Tensor, "*n"]:
+        def to_bytes(values: Float[Tensor, "*n"]) -> UInt8[Tensor, "*n"]:
             return (255 * values).round().to(torch.uint8)
 
-        names = folder.names
+        names = store.view_names
         return cls(
-            tuple(host_camera(folder.camera(name), on_model, image, moves) for name in names),
-            torch.stack([bytes_of(folder.refined(name)) for name in names]),
-            torch.stack([bytes_of(folder.weight(name) if weighted else folder.valid(name).float()) for name in names]),
-            folder.episode.number,
+            tuple(nerfstudio_camera(store.view_camera(name), normalized, image, gradient_scale) for name in names),
+            torch.stack([to_bytes(store.read_refined(name)) for name in names]),
+            torch.stack(
+                [to_bytes(store.read_weight(name) if weighted else store.valid_mask(name).float()) for name in names]
+            ),
+            store.episode.number,
         )
 
-    def at(self, turn: int) -> tuple[Cameras, dict[str, Any]]:
-        """The camera and the batch of the `turn`-th draw: all views in a random order, then all again in another."""
-        lap, place = divmod(turn, len(self.cameras))
-        order = torch.randperm(len(self.cameras), generator=torch.Generator().manual_seed(1000 * self.seed + lap))
-        index = int(order[place])
+    def draw_view(self, draw_index: int) -> tuple[Cameras, dict[str, Any]]:
+        """Camera and batch of draw number `draw_index`: all views in random order, then all again in another order."""
+        cycle, position = divmod(draw_index, len(self.cameras))
+        order = torch.randperm(len(self.cameras), generator=torch.Generator().manual_seed(1000 * self.seed + cycle))
+        view = int(order[position])
         batch = {
             "image_idx": -1,
-            "image": self.images[index].float() / 255,
-            "mask": self.weights[index].float()[..., None] / 255,
+            "image": self.images[view].float() / 255,
+            "mask": self.weights[view].float()[..., None] / 255,
             "held_out": False,
-            "camera": self.cameras[index],
+            "camera": self.cameras[view],
         }
-        return self.cameras[index], batch
+        return self.cameras[view], batch

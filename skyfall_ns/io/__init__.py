@@ -1,1 +1,1 @@
-"""Files: written whole or not at all; images and PLY."""
+"""Reading and writing files: atomic writes, directories, JSON, PNG and PLY."""

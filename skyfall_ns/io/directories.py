@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all: built beside its place, renamed at the end, swept up after a crash."""
+"""Atomic creation of a directory: it is built beside its target and renamed when complete."""
 
 import os
 import shutil
@@ -10,40 +10,40 @@ from pathlib import Path
 from skyfall_ns.errors import SceneError
 
 if os.name == "posix":
-    import fcntl  # elsewhere what killed runs left is not told from what living ones build, and stays
+    import fcntl  # without locks (Windows), leftovers of killed processes cannot be recognized, and stay
 
 _LOCK = ".being-built"
 
 
 @contextmanager
-def new_folder(target: Path, force: bool, inputs: Iterable[Path] = ()) -> Iterator[Path]:
-    """A folder beside `target` that takes its place when all went well, and vanishes when not.
+def atomic_directory(target: Path, force: bool, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """Yield a temporary directory beside `target`; it replaces `target` on success and is removed on failure.
 
-    Raises SceneError if `target` exists and `force` is not given, if it is no scene, if it holds one of the `inputs`,
-    which replacing it would destroy, or if no folder can be there.
+    Raises SceneError if `target` exists and `force` is not given, if the existing one is not a scene or contains one of
+    the `inputs`, which replacing it would delete, or if no directory can be created there.
     """
     target = Path(target).resolve()
-    _sweep(target)
-    _check(target, force, inputs)
+    _remove_leftovers(target)
+    _check_target(target, force, inputs)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        raise SceneError(f"No folder can be made at {target.parent}. Choose another --output-dir.") from error
-    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target)))
+        raise SceneError(f"{target.parent} cannot be created. Choose another --output-dir.") from error
+    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=_partial_prefix(target)))
     try:
-        with _locked(partial):
+        with _hold_lock(partial):
             partial.chmod(0o755)
             yield partial
             (partial / _LOCK).unlink()
-            _swap(partial, target)
+            _replace_target(partial, target)
     except OSError as error:
-        error.filename = error.filename or str(target)  # a full disk does not say where
+        error.filename = error.filename or str(target)  # errors of a full disk have no file name
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check(target: Path, force: bool, inputs: Iterable[Path]) -> None:
+def _check_target(target: Path, force: bool, inputs: Iterable[Path]) -> None:
     if not target.exists():
         return
     if not force:
@@ -55,12 +55,12 @@ def _check(target: Path, force: bool, inputs: Iterable[Path]) -> None:
             raise SceneError(f"{path} lies in {target}, which --force would delete. Choose another --output-dir.")
 
 
-def _prefix(target: Path) -> str:
+def _partial_prefix(target: Path) -> str:
     return f".{target.name}.partial-"
 
 
-def _swap(partial: Path, target: Path) -> None:
-    """Put the finished folder in place; what was there goes only after that."""
+def _replace_target(partial: Path, target: Path) -> None:
+    """Rename the finished directory to its target; a previous one is deleted only after that."""
     if not target.exists():
         partial.rename(target)
         return
@@ -75,33 +75,34 @@ def _swap(partial: Path, target: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends: the sign that somebody still works on the folder."""
-    with open(folder / _LOCK, "w") as file:
+def _hold_lock(directory: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process, however it ends: it marks the directory as in use."""
+    with open(directory / _LOCK, "w") as file:
         if os.name == "posix":
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 
-def _sweep(target: Path) -> None:
-    """Remove what killed runs left beside `target`; a scene that was being replaced at that moment comes back."""
-    for left in sorted(target.parent.glob(_prefix(target).replace("[", "[[]") + "*")):
-        if left.name.endswith(".old"):
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left beside `target`; restore a scene whose replacement was interrupted."""
+    for leftover in sorted(target.parent.glob(_partial_prefix(target).replace("[", "[[]") + "*")):
+        if leftover.name.endswith(".old"):
             if target.exists():
-                shutil.rmtree(left, ignore_errors=True)
+                shutil.rmtree(leftover, ignore_errors=True)
             else:
-                left.rename(target)
-        elif _abandoned(left):
-            shutil.rmtree(left, ignore_errors=True)
+                leftover.rename(target)
+        elif _is_abandoned(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _abandoned(folder: Path) -> bool:
+def _is_abandoned(directory: Path) -> bool:
+    """Whether no process holds the lock of a partial directory any more."""
     if os.name != "posix":
         return False
     try:
-        file = os.open(folder / _LOCK, os.O_RDWR)
+        file = os.open(directory / _LOCK, os.O_RDWR)
     except FileNotFoundError:
-        return False  # just being made, or just being put in place
+        return False  # another process is just creating it, or just renaming it
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,20 +1,41 @@
-"""A file that appears whole or not at all: written beside its place and renamed."""
+"""Atomic writing of files (a temporary file beside the target, then a rename), JSON, and checksums."""
 
+import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file by way of a temporary one, in a folder that is made where it is missing.
+def atomic_write(path: Path, data: bytes | memoryview) -> None:
+    """Write a file through a temporary file beside it; missing parent directories are created.
 
-    OSError (with the file's name) leaves what was there before, and nothing half written."""
+    An OSError (which then has the file's name) leaves the previous file unchanged, and no temporary file.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say where
+        error.filename = error.filename or str(path)  # errors of a full disk have no file name
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON with `atomic_write`."""
+    atomic_write(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    """SHA-256 of bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits; the file is read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,6 @@
-"""Point clouds as binary PLY: positions in local metres, normals, colours and confidence."""
+"""Point clouds as binary PLY: positions in local meters, normals, colors and confidence."""
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from skyfall_ns.errors import SceneError
+from skyfall_ns.io.files import atomic_write
 
 _FIELDS = [(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")]
 _FIELDS += [(name, "u1") for name in ("red", "green", "blue")] + [("confidence", "<f4")]
@@ -20,8 +20,8 @@ _MAX_HEADER = 64
 
 
 @dataclass(frozen=True)
-class Cloud:
-    """Points with unit normals (zero where unknown), 8-bit colours and confidence in 0..1."""
+class PlyPoints:
+    """Points with unit normals (zero where unknown), 8-bit colors and confidence in 0..1."""
 
     xyz_m: Float[ndarray, "n 3"]
     normals: Float[ndarray, "n 3"]
@@ -29,37 +29,28 @@ class Cloud:
     confidence: Float[ndarray, " n"]
 
 
-def write_ply(path: Path, cloud: Cloud) -> None:
-    """Write a cloud by way of a temporary file."""
-    rows = np.empty(len(cloud.xyz_m), _DTYPE)
+def write_ply(path: Path, points: PlyPoints) -> None:
+    """Write points with `atomic_write`."""
+    rows = np.empty(len(points.xyz_m), _DTYPE)
     for index, name in enumerate("xyz"):
-        rows[name] = cloud.xyz_m[:, index]
-        rows[f"n{name}"] = cloud.normals[:, index]
+        rows[name] = points.xyz_m[:, index]
+        rows[f"n{name}"] = points.normals[:, index]
     for index, name in enumerate(("red", "green", "blue")):
-        rows[name] = cloud.rgb[:, index]
-    rows["confidence"] = cloud.confidence
-    header = ["ply", "format binary_little_endian 1.0", "comment metres in the frame of scene.json"]
+        rows[name] = points.rgb[:, index]
+    rows["confidence"] = points.confidence
+    header = ["ply", "format binary_little_endian 1.0", "comment meters in the frame of scene.json"]
     header += [f"element vertex {len(rows)}", *(f"property {_NAMES[kind]} {name}" for name, kind in _FIELDS)]
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".ply")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(("\n".join([*header, "end_header"]) + "\n").encode())
-            file.write(rows.tobytes())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    atomic_write(path, ("\n".join([*header, "end_header"]) + "\n").encode() + rows.tobytes())
 
 
-def read_ply(path: Path) -> Cloud:
+def read_ply(path: Path) -> PlyPoints:
     """Read a binary little-endian PLY whose vertices have at least x, y, z and red, green, blue.
 
     Raises SceneError if the file is missing, damaged or of another kind.
     """
     try:
         with open(path, "rb") as file:
-            count, dtype = _header(file)
+            count, dtype = _read_header(file)
             if count * dtype.itemsize > os.fstat(file.fileno()).st_size - file.tell():
                 raise ValueError("it ends too early")
             rows = np.frombuffer(file.read(count * dtype.itemsize), dtype)
@@ -72,11 +63,11 @@ def read_ply(path: Path) -> Cloud:
     names = dtype.names or ()
     normals = [rows[n] if n in names else np.zeros(count) for n in ("nx", "ny", "nz")]
     confidence = rows["confidence"] if "confidence" in names else np.ones(count)
-    return Cloud(xyz, np.stack(normals, 1).astype(np.float32), rgb, confidence.astype(np.float32))
+    return PlyPoints(xyz, np.stack(normals, 1).astype(np.float32), rgb, confidence.astype(np.float32))
 
 
-def _header(file) -> tuple[int, np.dtype]:
-    """Number of vertices and their layout."""
+def _read_header(file) -> tuple[int, np.dtype]:
+    """Number of vertices and their layout; ValueError if the header is not that of a binary point cloud."""
     lines: list[list[str]] = []
     while not lines or lines[-1] != ["end_header"]:
         lines.append(file.readline(1024).decode("ascii").split())

@@ -1,1 +1,1 @@
-"""The splat model and its parts."""
+"""The Gaussian model and its parts."""

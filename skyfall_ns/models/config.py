@@ -1,91 +1,100 @@
-"""Every option of the model, with the defaults that won (benchmarks/stage1.md)."""
+"""Options of the model; the defaults are those of benchmarks/stage1.md."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from nerfstudio.models.splatfacto import SplatfactoModelConfig
+from skyfall_ns.models.splatfacto_options import SplatfactoOptions
+from skyfall_ns.option_checks import COUNT, POSITIVE, SHARE, InRange
 
 
 @dataclass
-class SkyfallModelOptions(SplatfactoModelConfig):
-    """Splats over a satellite scene. Lengths are metres."""
+class SkyfallModelOptions(SplatfactoOptions):
+    """Options of the Gaussians of a satellite scene. Lengths are meters."""
 
     sh_degree: Literal[0, 1] = 0  # type: ignore[assignment]
-    """0: colours do not change with the direction (satellites all look from above, and light is a matter of the image);
-    1: they do, from step sh-degree-interval on (Skyfall-GS)."""
+    """0: colors do not depend on the view direction (satellites look down, and light belongs to the image); 1: they do,
+    from step sh-degree-interval on (Skyfall-GS)."""
     background_color: Literal["random", "black", "white"] = "random"
-    """A random background closes holes: what shines through can never match an image."""
-    start_opacity: float | None = None
-    """Opacity of new splats; higher ones take longer to give way where a wall is not where stereo put it. None: 0.6, or
-    0.9 with fewer than five images, which cannot tell better than stereo where it is."""
-    start_scale: float = 0.5
-    """Size of new splats (standard deviation along the surface) relative to the points' spacing."""
-    max_scale_m: float = 2.0
-    """Longest axis (standard deviation) a splat may have, metres."""
-    max_gaussians: int = 1_000_000
-    """Splats never grow beyond this number; close to it the strongest gradients grow first."""
+    """A random background closes holes, because a hole can never match an image."""
+    init_opacity: Annotated[float | None, InRange(0, 1, above=True, below=True)] = None
+    """Opacity of the initial Gaussians; with a high one, walls that stereo misplaced take longer to vanish. None: 0.6,
+    or 0.9 with fewer than dense-view-threshold images."""
+    init_scale: Annotated[float, POSITIVE] = 0.5
+    """Standard deviation of the initial Gaussians along the surface, relative to the point spacing."""
+    max_scale_m: Annotated[float, POSITIVE] = 2.0
+    """Upper bound of the longest axis of a Gaussian (standard deviation), meters."""
+    max_gaussians: Annotated[int, COUNT] = 1_000_000
+    """Upper bound of the number of Gaussians; close to it only those with the largest gradients are densified."""
     filter_3d: bool = False
-    """Draw no splat thinner than the images can resolve (Mip-Splatting's 3D filter), and export it like that."""
-    pose_shift: bool = False
-    """Learn a shift of each image, in pixels; the scene stays where the bundle adjustment put it."""
-    pose_shift_weight: float = 0.001
-    """Weight of the mean squared shift, per square pixel."""
-    surface_weight: float = 0.2
-    """Weight per metre of the distance between rendered heights and the scene's dense surface, five times that with
-    fewer than five images; 0 turns the surface's terms off."""
-    surface_every: int = 2
-    """Steps between two looks at the surface."""
-    smooth_weight: float = 0.02
-    """Weight per metre of the total variation of rendered heights."""
-    closed_weight: float = 0.1
-    """Weight of what shines through the surface seen from straight above."""
-    bright_weight: float = 1.0
-    """Weight of the mean square of what base colors have above white."""
-    neighbor_weight: float = 0.03
-    """Weight of the mean squared difference of base colors and embeddings from those of their nearest neighbors, which
-    decide where no image does."""
-    entropy_weight: float = 0.0
-    """Weight of the entropy of visible splats' opacities (Skyfall-GS: 10); pushes them to be there or not."""
-    sparsity_weight: float = 0.0
-    """Weight of the sum of opacities relative to the number of splats at the start (EOGS: 0.1)."""
-    shear_weight: float = 0.0
-    """Weight of the consistency with a view tilted a little (EOGS: 1 from iteration 1000)."""
-    shear_every: int = 2
-    """Steps between two tilted views; each costs a drawing."""
+    """Render and export no Gaussian that is thinner than the images resolve (3D filter of Mip-Splatting)."""
+    image_offsets: bool = False
+    """Learn an offset of each image in pixels (RPC bias); the scene stays where the bundle adjustment placed it."""
+    image_offsets_weight: Annotated[float, InRange(0)] = 0.001
+    """Weight of the mean squared offset, per square pixel."""
+    surface_weight: Annotated[float, InRange(0)] = 0.2
+    """Weight per meter of the distance between rendered heights and the dense surface of the scene, times
+    sparse-view-scale with few images; 0 disables all terms of the surface."""
+    dense_view_threshold: Annotated[int, COUNT] = 5
+    """Number of images from which colors, not the surface, determine walls; with fewer images the surface also acts
+    there."""
+    sparse_view_scale: Annotated[float, InRange(0)] = 5.0
+    """Factor of surface-weight with fewer than dense-view-threshold images, which explain colors by wrong heights."""
+    surface_every: Annotated[int, COUNT] = 2
+    """Steps between two evaluations of the surface terms."""
+    height_tv_weight: Annotated[float, InRange(0)] = 0.02
+    """Weight per meter of the total variation of rendered heights."""
+    coverage_weight: Annotated[float, InRange(0)] = 0.1
+    """Weight of the missing coverage (1 - alpha) of the surface in the nadir view."""
+    bright_weight: Annotated[float, InRange(0)] = 1.0
+    """Weight of the mean squared excess of the albedo over white."""
+    neighbor_weight: Annotated[float, InRange(0)] = 0.03
+    """Weight of the mean squared difference of albedo and embeddings from those of the nearest neighbors, which
+    determine Gaussians that no image shows."""
+    entropy_weight: Annotated[float, InRange(0)] = 0.0
+    """Weight of the entropy of the opacities of visible Gaussians (Skyfall-GS: 10), which pushes opacities toward 0 or
+    1."""
+    sparsity_weight: Annotated[float, InRange(0)] = 0.0
+    """Weight of the sum of opacities relative to the initial number of Gaussians (EOGS: 0.1)."""
+    view_consistency_weight: Annotated[float, InRange(0)] = 0.0
+    """Weight of the consistency with a slightly tilted view (EOGS: 1 from iteration 1000)."""
+    view_consistency_every: Annotated[int, COUNT] = 2
+    """Steps between two tilted views; each is one more rendering."""
     appearance: Literal["light", "linear", "perceptron"] = "linear"
-    """What makes images differ: gain, haze and sky light; these and embeddings per image and per splat, multiplied, so
-    that splats may look different on different dates; or these and embeddings that a perceptron reads (WildGaussians;
-    nearly three times the time)."""
-    canonical: tuple[str, ...] = ("*",)
-    """Names or globs of the training images whose mean look free views and exports have: 'post*' shows one date of two.
-    Stage 2 renders in the look of one of them."""
+    """Model of the differences between images. light: gain, path radiance and ambient light per image; linear: in
+    addition, products of embeddings per image and per Gaussian, so that Gaussians may change between dates; perceptron:
+    these embeddings decoded by a perceptron (WildGaussians; nearly three times the time)."""
+    reference_images: tuple[str, ...] = ("*",)
+    """Names or globs of the training images whose mean appearance free views and exports have: 'post*' selects one date
+    of two. Stage 2 renders in the appearance of one of them."""
+    free_view_ambient_scale: Annotated[float, POSITIVE] = 2.0
+    """Ambient light of free views and exports relative to that of the images: oblique views show more shadow."""
     shading: bool = True
-    """Shade splats by how they face each image's sun, where its place is known."""
+    """Shade Gaussians by the angle between their normal and the sun of each image, if its direction is known."""
     shadows: bool = True
-    """Shade splats by the shadows of each image's date, where the sun's place is known."""
-    shadows_every: int = 1
-    """Steps after which an image's shadows are drawn anew; a step that draws them also moves what throws them."""
+    """Shade Gaussians by the cast shadows of each image, if its sun direction is known."""
+    shadows_every: Annotated[int, COUNT] = 1
+    """Steps between two renderings of an image's shadow map; only a step that renders it has gradients to the Gaussians
+    that cast the shadows."""
     pixel_shadows: bool = True
-    """Ask for each pixel of smooth ground whether the sun reaches it, not only for each splat."""
-    growth: Literal["none", "default", "relocate"] = "default"
-    """How splats come and go: not at all; split, duplicated and pruned as gsplat's default strategy does; or faint ones
-    moved onto opaque ones, their number constant (3DGS-MCMC)."""
-    warmup_length: int = 200
-    """Steps before growth begins."""
-    stop_split_at: int = 500
-    """Step at which growth ends."""
-    cull_alpha_thresh: float = 0.02
-    """Splats fainter than this are removed, or moved, while growth runs."""
+    """Evaluate shadows per pixel on smooth ground, not only per Gaussian."""
+    densification: Literal["none", "default", "mcmc"] = "default"
+    """Densification and pruning. none: a constant set of Gaussians; default: split, duplicate and prune as gsplat's
+    default strategy does; mcmc: relocate faint Gaussians to opaque ones, at a constant number (3DGS-MCMC)."""
+    warmup_length: Annotated[int, InRange(0)] = 200
+    """Steps before densification begins."""
+    stop_split_at: Annotated[int, InRange(0)] = 500
+    """Step at which densification ends."""
+    cull_alpha_thresh: Annotated[float, SHARE] = 0.02
+    """Opacity below which Gaussians are pruned or relocated during densification."""
     cull_scale_thresh: float = math.inf
-    """Splats whose longest axis is above this are removed, metres; max-scale-m bounds it anyway."""
-    reset_alpha_every: int = 1_000_000
-    """Opacity resets every so many refinements; off, because few views never recover from one."""
-    densify_grad_thresh: float = 0.0006
-    """Mean gradient of the image position (normalised; absolute with use-absgrad) above which a splat grows."""
+    """Longest axis above which Gaussians are pruned, meters; max-scale-m bounds it anyway."""
+    reset_alpha_every: Annotated[int, COUNT] = 1_000_000
+    """Refinements between two opacity resets; disabled by default, because few views do not recover from a reset."""
+    densify_grad_thresh: Annotated[float, InRange(0)] = 0.0006
+    """Mean gradient of the image position (normalized; absolute with use-absgrad) above which a Gaussian is
+    densified."""
     densify_abs_quantile: bool = False
-    """Grow as many splats by absolute gradients as the threshold chooses (Skyfall-GS; without use-absgrad)."""
-    densify_size_thresh: float | None = None  # type: ignore[assignment]
-    """Growing splats whose longest axis is up to this are duplicated, others split, metres; None: points' spacing."""
-    num_downscales: int = 0
-    """Satellite images are trained at full size from the start."""
+    """Also densify as many Gaussians with the largest absolute gradients (Skyfall-GS; without use-absgrad)."""
+    densify_size_thresh: Annotated[float | None, POSITIVE] = None  # type: ignore[assignment]
+    """Longest axis up to which Gaussians are duplicated instead of split, meters; None: the point spacing."""

@@ -1,6 +1,6 @@
-"""Splats to start from: flat discs on the surface that the points give, so that walls seen from above are thin.
+"""Initial parameters: flat discs on the surface that the points define, so that facades are thin in nadir views.
 
-A stack of round splats in a wall hides a strip of ground far beyond the wall, because many faint rims add up.
+A stack of round Gaussians in a facade hides a strip of ground far beyond it, because many faint edges accumulate.
 """
 
 import math
@@ -11,58 +11,66 @@ from jaxtyping import Float, UInt8
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from skyfall_ns.dataparsers.skyfall_dataparser import matching
-from skyfall_ns.geo.surface_points import WALL_SPACINGS
-from skyfall_ns.models.appearance.embeddings import start_embeddings
-from skyfall_ns.models.appearance.lighting import Looks
+from skyfall_ns.dataparsers.skyfall_dataparser import match_image_names
+from skyfall_ns.geo.surface_points import WALL_SPACING_FACTOR
+from skyfall_ns.models.appearance.embeddings import init_embeddings
+from skyfall_ns.models.appearance.lighting import AppearanceModel
 from skyfall_ns.models.appearance.spherical_harmonics import SH_C0
 from skyfall_ns.models.config import SkyfallModelOptions
-from skyfall_ns.models.geometry.height_map import MANY_VIEWS
-from skyfall_ns.scene.model_space import SceneOnModel
+from skyfall_ns.scene.model_space import NormalizedScene
 
-THICKNESS = 0.2  # of a disc, relative to its radius
-OPACITY, FEW_OPACITY = 0.6, 0.9  # with many and with few views
+DISC_THICKNESS = 0.2  # relative to the radius of the disc
+DENSE_VIEW_OPACITY, SPARSE_VIEW_OPACITY = 0.6, 0.9
 
 
-def start_parameters(
+def init_parameters(
     xyz: Float[Tensor, "n 3"],
     rgb: UInt8[Tensor, "n 3"],
     normals: Float[Tensor, "n 3"],
-    on_model: SceneOnModel,
-    config: SkyfallModelOptions,
+    normalized: NormalizedScene,
+    options: SkyfallModelOptions,
 ) -> dict[str, Tensor]:
-    """Every parameter of the splats that a scene's points (model space) give under the model's options."""
-    opacity = config.start_opacity
+    """All parameters of the initial Gaussians, one per point of the scene (model space)."""
+    opacity = options.init_opacity
     if opacity is None:
-        opacity = OPACITY if len(on_model.image_names) >= MANY_VIEWS else FEW_OPACITY
-    size = config.start_scale * on_model.point_spacing_m * on_model.scale
-    start = start_splats(xyz, rgb[:, : on_model.bands], normals, size, opacity)
-    if config.sh_degree:
-        start["features_rest"] = xyz.new_zeros(len(xyz), 3, on_model.bands, dtype=torch.float32)
-    if config.appearance != "light":
-        start["embeddings"] = start_embeddings(start["means"])
-    return start
+        dense = len(normalized.image_names) >= options.dense_view_threshold
+        opacity = DENSE_VIEW_OPACITY if dense else SPARSE_VIEW_OPACITY
+    size = options.init_scale * normalized.point_spacing_m * normalized.scale
+    parameters = init_gaussians(xyz, rgb[:, : normalized.band_count], normals, size, opacity)
+    if options.sh_degree:
+        parameters["features_rest"] = xyz.new_zeros(len(xyz), 3, normalized.band_count, dtype=torch.float32)
+    if options.appearance != "light":
+        parameters["embeddings"] = init_embeddings(parameters["means"])
+    return parameters
 
 
-def start_looks(on_model: SceneOnModel, config: SkyfallModelOptions) -> Looks:
-    """The looks of a scene's training images under the model's options. SceneError if `config.canonical` names none."""
-    names = on_model.image_names
-    shown = matching(names, config.canonical, "--pipeline.model.canonical", on_model.scene)
-    reader = None if config.appearance == "light" else config.appearance
-    shown_images = [image for image, name in enumerate(names) if name in shown]
-    return Looks(on_model.suns, reader, shown_images, on_model.bands)
+def init_appearance(normalized: NormalizedScene, options: SkyfallModelOptions) -> AppearanceModel:
+    """Initial appearance of a scene's training images. SceneError if `options.reference_images` matches none."""
+    names = normalized.image_names
+    reference_names = match_image_names(
+        names, options.reference_images, "--pipeline.model.reference-images", normalized.scene
+    )
+    decoder = None if options.appearance == "light" else options.appearance
+    reference_images = [image for image, name in enumerate(names) if name in reference_names]
+    return AppearanceModel(
+        normalized.sun_directions,
+        decoder,
+        reference_images,
+        normalized.band_count,
+        options.free_view_ambient_scale,
+    )
 
 
-def start_splats(
+def init_gaussians(
     xyz: Float[Tensor, "n 3"], rgb: UInt8[Tensor, "n b"], normals: Float[Tensor, "n 3"], size: float, opacity: float
 ) -> dict[str, Tensor]:
-    """Raw parameters (log scales, logit opacities) of one splat per point.
+    """Raw parameters (log scales, logit opacities) of one Gaussian per point.
 
-    `size` is the standard deviation along the surface, in the unit of `xyz`; points down walls are sparser, and their
-    splats taller. Points without a normal (zero) become balls.
+    `size` is the standard deviation along the surface, in the unit of `xyz`; points on walls are sparser, and their
+    Gaussians taller. Points without a normal (zero) become spheres.
     """
     n = xyz.shape[0]
-    quats, scales = _discs(normals.double().numpy(), size)
+    quats, scales = _disc_shapes(normals.double().numpy(), size)
     return {
         "means": xyz.float().clone(),
         "scales": torch.from_numpy(np.log(scales)).float(),
@@ -72,17 +80,17 @@ def start_splats(
     }
 
 
-def _discs(normals: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Quaternions (wxyz) and scales of discs whose third axis is the normal, the first one level."""
+def _disc_shapes(normals: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
+    """Quaternions (wxyz) and scales of discs: the third axis is the normal, the first one horizontal."""
     known = np.linalg.norm(normals, axis=1) > 0.5
     quats, scales = np.tile([1.0, 0.0, 0.0, 0.0], (len(normals), 1)), np.full((len(normals), 3), size)
-    third = normals[known] / np.linalg.norm(normals[known], axis=1, keepdims=True)
-    level = np.stack([-third[:, 1], third[:, 0], np.zeros(len(third))], 1)
-    length = np.linalg.norm(level, axis=1, keepdims=True)
-    first = np.where(length > 1e-6, level / np.maximum(length, 1e-6), [1.0, 0.0, 0.0])
-    axes = np.stack([first, np.cross(third, first), third], -1)
+    normal = normals[known] / np.linalg.norm(normals[known], axis=1, keepdims=True)
+    horizontal = np.stack([-normal[:, 1], normal[:, 0], np.zeros(len(normal))], 1)
+    length = np.linalg.norm(horizontal, axis=1, keepdims=True)
+    first_axis = np.where(length > 1e-6, horizontal / np.maximum(length, 1e-6), [1.0, 0.0, 0.0])
+    axes = np.stack([first_axis, np.cross(normal, first_axis), normal], -1)
     quats[known] = Rotation.from_matrix(axes).as_quat()[:, [3, 0, 1, 2]]
-    steep = 1 - np.abs(third[:, 2])
-    scales[known, 1] = size * (1 + (WALL_SPACINGS - 1) * steep)
-    scales[known, 2] = size * THICKNESS
+    steepness = 1 - np.abs(normal[:, 2])
+    scales[known, 1] = size * (1 + (WALL_SPACING_FACTOR - 1) * steepness)
+    scales[known, 2] = size * DISC_THICKNESS
     return quats, scales

@@ -1,4 +1,4 @@
-"""Scores of a rendered image."""
+"""Image metrics."""
 
 import torch
 from jaxtyping import Float
@@ -7,16 +7,16 @@ from torch import Tensor
 from skyfall_ns.models.ssim import ssim
 
 
-def psnr(pred: Tensor, target: Tensor, mask: Tensor) -> float:
+def psnr(pred: Tensor, target: Tensor, mask: Tensor) -> Float[Tensor, ""]:
     """Peak signal-to-noise ratio over the pixels whose mask is 1, dB."""
     error = ((pred - target) * mask).square().sum() / (3 * mask.sum()).clamp_min(1)
-    return float(-10 * torch.log10(error + 1e-12))
+    return -10 * torch.log10(error + 1e-12)
 
 
 def fit_gain_bias(
     pred: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"], mask: Float[Tensor, "h w 1"]
 ) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
-    """Least-squares gain and bias per channel that bring `pred` to `target` where the mask is 1."""
+    """Least-squares gain and bias per channel that map `pred` to `target` where the mask is 1."""
     total = mask.sum().clamp_min(1)
     mean_p, mean_t = (pred * mask).sum((0, 1)) / total, (target * mask).sum((0, 1)) / total
     p, t = (pred - mean_p) * mask, (target - mean_t) * mask
@@ -24,8 +24,8 @@ def fit_gain_bias(
     return gain, mean_t - gain * mean_p
 
 
-def halves(mask: Float[Tensor, "h w 1"]) -> tuple[Float[Tensor, "h w 1"], Float[Tensor, "h w 1"]]:
-    """A mask's left and right half, cut at the image's middle."""
+def split_mask(mask: Float[Tensor, "h w 1"]) -> tuple[Float[Tensor, "h w 1"], Float[Tensor, "h w 1"]]:
+    """Left and right half of a mask, split at the center of the image."""
     left, right = mask.clone(), mask.clone()
     middle = mask.shape[1] // 2
     left[:, middle:], right[:, :middle] = 0, 0
@@ -35,9 +35,9 @@ def halves(mask: Float[Tensor, "h w 1"]) -> tuple[Float[Tensor, "h w 1"], Float[
 def image_scores(
     rgb: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"], mask: Float[Tensor, "h w 1"]
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """{"psnr", "ssim"} (numbers) where the mask is 1, and {"img"} (truth beside rendering). SSIM is that of the columns
-    between the mask's first and last one, black where it is 0."""
+    """{"psnr", "ssim"} (numbers) where the mask is 1, and {"img"} (truth beside rendering). SSIM is computed on the
+    columns from the first to the last one of the mask, black where the mask is 0."""
     columns = mask[..., 0].any(0).nonzero().flatten()
-    part = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(None)
-    structure = ssim((rgb * mask)[:, part], (target * mask)[:, part])
-    return {"psnr": psnr(rgb, target, mask), "ssim": float(structure)}, {"img": torch.cat([target, rgb], dim=1)}
+    span = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(None)
+    similarity = ssim((rgb * mask)[:, span], (target * mask)[:, span])
+    return {"psnr": float(psnr(rgb, target, mask)), "ssim": float(similarity)}, {"img": torch.cat([target, rgb], dim=1)}

@@ -1,4 +1,4 @@
-"""Trained runs, loaded for exports."""
+"""Loading of trained runs, for exports and evaluation."""
 
 import pickle
 from pathlib import Path
@@ -13,7 +13,7 @@ from skyfall_ns.models.skyfall import SkyfallModel
 
 
 def find_checkpoint(config_path: Path) -> Path:
-    """The newest checkpoint of the run behind a config.yml; TrainingError if there is none."""
+    """Path of the newest checkpoint of the run of a config.yml. Raises TrainingError if there is none."""
     config_path = Path(config_path)
     if not config_path.is_file():
         raise TrainingError(f"{config_path} does not exist. Pass the config.yml that ns-train wrote.")
@@ -24,31 +24,31 @@ def find_checkpoint(config_path: Path) -> Path:
 
 
 def _check_config(path: Path) -> None:
-    """TrainingError if a config.yml is damaged, or another program's."""
+    """Raise TrainingError if a config.yml is damaged or not a training configuration."""
     try:
-        config = yaml.load(path.read_text(), Loader=yaml.Loader)  # as the host reads it
+        config = yaml.load(path.read_text(), Loader=yaml.Loader)  # as Nerfstudio reads it
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise TrainingError(
             f"{path} is damaged ({reason}). Pass the config.yml that ns-train skyfall wrote."
         ) from error
     if not isinstance(config, TrainerConfig):
-        raise TrainingError(f"{path} is no training configuration. Pass the config.yml that ns-train skyfall wrote.")
+        raise TrainingError(f"{path} is not a training configuration. Pass the config.yml that ns-train skyfall wrote.")
 
 
-def _line(error: Exception) -> str:
-    """The first sentence of a library's message, so that ours stay two."""
+def _first_sentence(error: Exception) -> str:
+    """First sentence of the message of a library, so that our messages have two sentences."""
     return " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
 
 
 def load_run(config_path: Path) -> SkyfallModel:
-    """The trained model behind a run's config.yml, in evaluation mode.
+    """Load the trained model of a run's config.yml, in evaluation mode.
 
-    Raises TrainingError if the file is not a skyfall run's, or if the run has no checkpoint.
+    Raises TrainingError if the run is not of a skyfall method, or has no usable checkpoint.
     """
     from nerfstudio.utils.eval_utils import eval_setup
 
-    nerfstudio_patches.cure()
+    nerfstudio_patches.apply_patches()
     config_path = Path(config_path)
     find_checkpoint(config_path)
     _check_config(config_path)
@@ -56,9 +56,9 @@ def load_run(config_path: Path) -> SkyfallModel:
         _, pipeline, _, _ = eval_setup(config_path, test_mode="inference")
     except (EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
         raise TrainingError(
-            f"The checkpoint of {config_path} is damaged ({_line(error)}). Train the run again."
+            f"The checkpoint of {config_path} is damaged ({_first_sentence(error)}). Train the run again."
         ) from error
     if not isinstance(pipeline.model, SkyfallModel):
-        raise TrainingError(f"{config_path} is a run of another method. Pass one made by ns-train skyfall.")
+        raise TrainingError(f"{config_path} is a run of another method. Pass a run of ns-train skyfall.")
     torch.set_grad_enabled(False)
     return pipeline.model

@@ -1,1 +1,1 @@
-"""Depth priors: what a depth image should look like, as guests that are loaded, asked, and let go."""
+"""Depth priors: models that predict depth images for depth supervision, loaded only while they are needed."""

@@ -1,6 +1,6 @@
-"""Monocular depth models as priors: any `transformers` depth estimator, and MoGe 1 to 3; loaded when lent.
+"""Monocular depth models as priors: any depth estimator of `transformers`, and MoGe 1 to 3.
 
-Depth Anything V2 Small is Apache-2.0; its Base and Large are CC-BY-NC. MoGe's code and weights are MIT.
+Depth Anything V2 Small is Apache-2.0; its Base and Large are CC-BY-NC. Code and weights of MoGe are MIT.
 """
 
 import importlib
@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from skyfall_ns.errors import MissingExtraError, TrainingError
-from skyfall_ns.priors.base import DepthPrediction, DepthPrior, PredictionKind, PriorCamera
-
-DtypeName = Literal["float32", "float16", "bfloat16"]
-MogeVersion = Literal["v1", "v2", "v3"]
+from skyfall_ns.priors.base import DepthPrediction, DepthPrior, PredictionKind, horizontal_fov_deg
+from skyfall_ns.priors.options import DtypeName, MogeVersion, PriorOptions
+from skyfall_ns.scene.model_space import NormalizedScene
+from skyfall_ns.view import View
 
 MOGE_WEIGHTS: dict[MogeVersion, str] = {
     "v1": "Ruicheng/moge-vitl",  # Skyfall-GS
@@ -32,7 +32,7 @@ TRANSFORMERS_FILES = (
     ("preprocessor_config.json", "processor_config.json"),
     ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
 )
-ANSWERS: dict[str, PredictionKind] = {  # what transformers' models answer, by model type; DPT's differ
+PREDICTION_KINDS: dict[str, PredictionKind] = {  # of models of transformers, by model type; those of DPT differ
     "depth_anything": "affine_disparity",
     "depth_pro": "affine_disparity",  # before its own post-processing
     "zoedepth": "metric",
@@ -40,7 +40,8 @@ ANSWERS: dict[str, PredictionKind] = {  # what transformers' models answer, by m
 }
 
 
-def _require(package: str, install: str) -> None:
+def _require_package(package: str, install: str) -> None:
+    """Raise MissingExtraError, with the install command, if a package is not installed."""
     if importlib.util.find_spec(package) is None:
         raise MissingExtraError(
             f"The depth prior needs the package {package}, which is not installed. "
@@ -49,46 +50,53 @@ def _require(package: str, install: str) -> None:
 
 
 def _require_weights(weights: str, *needed: tuple[str, ...]) -> None:
-    """Weights are a local folder, or already in the hub's cache; nothing is downloaded unasked. `needed`: names of
-    files, of which one each must be there."""
-    if all(any(_is_here(weights, name) for name in names) for names in needed):
+    """Raise MissingExtraError unless weights are complete in a local directory or in the hub's cache; nothing is
+    downloaded. `needed`: alternative names of each needed file."""
+    if all(any(_is_available(weights, name) for name in names) for names in needed):
         return
     raise MissingExtraError(
-        f"The weights {weights} of the depth prior are not on this machine, or not whole. "
+        f"The weights {weights} of the depth prior are not on this machine, or incomplete. "
         f"Run `hf download {weights}`, pass a local copy, or choose the prior `surface`, which needs no weights."
     )
 
 
-def _is_here(weights: str, name: str) -> bool:
+def _is_available(weights: str, name: str) -> bool:
+    """Whether a file of the weights is in the local directory or in the hub's cache."""
     if Path(weights).is_dir():
         return (Path(weights) / name).is_file()
     hub = importlib.import_module("huggingface_hub")
     try:
         return isinstance(hub.try_to_load_from_cache(weights, name), str)
-    except ValueError:  # no name that a hub could know: the path of nothing
+    except ValueError:  # not a valid name on the hub, such as a path that does not exist
         return False
 
 
 @dataclass(frozen=True)
 class TransformersPriorConfig:
-    """Any model of transformers' AutoModelForDepthEstimation."""
+    """Any model of AutoModelForDepthEstimation of transformers."""
 
-    reads_picture: ClassVar[bool] = True
+    reads_image: ClassVar[bool] = True
     weights: str = DEPTH_ANYTHING
-    """Hub name in the local cache, or a local folder."""
+    """Hub name in the local cache, or a local directory."""
     kind: PredictionKind | None = None
-    """What the model answers; None: what its type is known to answer."""
+    """Kind of prediction; None: the kind known for the model type."""
     dtype: DtypeName = "float32"
     """Number format of the model."""
 
-    def check(self) -> None:
-        """Raise MissingExtraError if package or weights are missing, TrainingError if nobody knows what it answers."""
-        _require("transformers", "pip install 'skyfall-ns[depth]'")
-        _require_weights(self.weights, *TRANSFORMERS_FILES)
-        self.answers()
+    @classmethod
+    def from_options(cls, options: PriorOptions, normalized: NormalizedScene) -> "TransformersPriorConfig":
+        """The configuration for the options of depth supervision."""
+        return cls(options.weights or DEPTH_ANYTHING, options.kind, options.dtype)
 
-    def answers(self) -> PredictionKind:
-        """The kind of prediction: nearer and farther must not be confused."""
+    def check(self) -> None:
+        """Raise MissingExtraError if package or weights are missing, TrainingError if the kind of prediction is
+        unknown."""
+        _require_package("transformers", "pip install 'skyfall-ns[depth]'")
+        _require_weights(self.weights, *TRANSFORMERS_FILES)
+        self.prediction_kind()
+
+    def prediction_kind(self) -> PredictionKind:
+        """Kind of prediction; raises TrainingError if neither the options nor the model type determine it."""
         if self.kind is not None:
             return self.kind
         transformers = importlib.import_module("transformers")
@@ -96,17 +104,17 @@ class TransformersPriorConfig:
             config = transformers.AutoConfig.from_pretrained(self.weights, local_files_only=True)
         except (OSError, ValueError) as error:
             raise TrainingError(
-                f"{self.weights} holds no model that transformers {transformers.__version__} knows. "
+                f"{self.weights} is not a model that transformers {transformers.__version__} supports. "
                 "Pass other --pipeline.depth.weights."
             ) from error
         if getattr(config, "depth_estimation_type", "relative") == "metric":  # Depth Anything
             return "metric"
-        if config.model_type not in ANSWERS:
+        if config.model_type not in PREDICTION_KINDS:
             raise TrainingError(
-                f"{self.weights} is a model of type {config.model_type}, and whether it answers depth or disparity is "
-                "not known. Say so with --pipeline.depth.kind."
+                f"{self.weights} is a model of type {config.model_type}, for which it is unknown whether it predicts "
+                "depth or disparity. Pass --pipeline.depth.kind."
             )
-        return ANSWERS[config.model_type]
+        return PREDICTION_KINDS[config.model_type]
 
     @contextmanager
     def load(self, device: torch.device) -> Iterator[DepthPrior]:
@@ -116,17 +124,19 @@ class TransformersPriorConfig:
         local = {"local_files_only": True}
         processor = transformers.AutoImageProcessor.from_pretrained(self.weights, **local)
         model = transformers.AutoModelForDepthEstimation.from_pretrained(self.weights, torch_dtype=dtype, **local)
-        yield _TransformersPrior(processor, model.to(device).eval(), self.answers())
+        yield _TransformersPrior(processor, model.to(device).eval(), self.prediction_kind())
 
 
 @dataclass(frozen=True)
 class _TransformersPrior:
+    """A loaded model of transformers; implements `DepthPrior`."""
+
     processor: Callable[..., Any]
     model: torch.nn.Module
     kind: PredictionKind
 
     @torch.no_grad()
-    def __call__(self, image: Float[Tensor, "h w 3"], camera: PriorCamera) -> DepthPrediction:
+    def __call__(self, image: Float[Tensor, "h w 3"], camera: View) -> DepthPrediction:
         parameter = next(self.model.parameters())
         pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         inputs = self.processor(images=pixels, return_tensors="pt")["pixel_values"].to(parameter)
@@ -138,21 +148,27 @@ class _TransformersPrior:
 
 @dataclass(frozen=True)
 class MogePriorConfig:
-    """Microsoft's MoGe: depth with a mask of what it trusts; is told the true field of view."""
+    """MoGe of Microsoft: depth with a validity mask; takes the true field of view as input."""
 
-    reads_picture: ClassVar[bool] = True
+    reads_image: ClassVar[bool] = True
     version: MogeVersion = "v2"
-    """Which model family to load."""
+    """Version of the model."""
     weights: str = MOGE_WEIGHTS["v2"]
-    """Hub name in the local cache, a local file, or a folder with a model.pt."""
+    """Hub name in the local cache, a local file, or a directory with a model.pt."""
     dtype: DtypeName = "float32"
     """Number format of the model, float32 or float16; float16 on CUDA halves its memory."""
 
+    @classmethod
+    def from_options(cls, options: PriorOptions, normalized: NormalizedScene) -> "MogePriorConfig":
+        """The configuration for the options of depth supervision."""
+        version = options.moge_version
+        return cls(version, options.weights or MOGE_WEIGHTS[version], options.dtype)
+
     def check(self) -> None:
-        """Raise MissingExtraError if package or weights are missing, TrainingError for a format MoGe has not."""
+        """Raise MissingExtraError if package or weights are missing, TrainingError for an unsupported number format."""
         if self.dtype == "bfloat16":
-            raise TrainingError("MoGe does not work in bfloat16. Pass --pipeline.depth.dtype float16 or float32.")
-        _require("moge", "pip install git+https://github.com/microsoft/MoGe.git")
+            raise TrainingError("MoGe does not support bfloat16. Pass --pipeline.depth.dtype float16 or float32.")
+        _require_package("moge", "pip install git+https://github.com/microsoft/MoGe.git")
         if not Path(self.weights).is_file():
             _require_weights(self.weights, ("model.pt",))
 
@@ -167,14 +183,19 @@ class MogePriorConfig:
 
 @dataclass(frozen=True)
 class _MogePrior:
+    """A loaded MoGe model; implements `DepthPrior`."""
+
     model: Any
     use_fp16: bool
 
     @torch.no_grad()
-    def __call__(self, image: Float[Tensor, "h w 3"], camera: PriorCamera) -> DepthPrediction:
-        answer = self.model.infer(
-            image.clamp(0, 1).permute(2, 0, 1), fov_x=camera.fov_x_deg, apply_mask=True, use_fp16=self.use_fp16
+    def __call__(self, image: Float[Tensor, "h w 3"], camera: View) -> DepthPrediction:
+        prediction = self.model.infer(
+            image.clamp(0, 1).permute(2, 0, 1),
+            fov_x=horizontal_fov_deg(camera),
+            apply_mask=True,
+            use_fp16=self.use_fp16,
         )
-        depth = answer["depth"].float()
+        depth = prediction["depth"].float()
         valid = torch.isfinite(depth) & (depth > 0)
         return DepthPrediction(torch.where(valid, depth, torch.zeros_like(depth)), valid, "affine_depth")

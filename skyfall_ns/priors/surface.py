@@ -1,24 +1,28 @@
-"""The embedded prior: the depth of the scene's own dense surface, ray-marched; needs no weights and no network."""
+"""The depth prior `surface`: the depth of the scene's own dense surface, by ray marching; needs no weights."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.priors.base import DepthPrediction, DepthPrior, PriorCamera, lend
+from skyfall_ns.priors.base import DepthPrediction, DepthPrior
+from skyfall_ns.priors.options import PriorOptions
+from skyfall_ns.scene.model_space import NormalizedScene
+from skyfall_ns.view import View
 
-COARSE = 8  # cells of the field in one of the coarse field
-SAMPLES = 8  # taken of every ray before the finished ones are put aside
+COARSE_CELLS = 8  # cells of the field along one side of a coarse cell
+SAMPLES_PER_PASS = 8  # samples of every ray between two removals of finished rays
 
 
 @dataclass(frozen=True)
 class HeightField:
-    """Heights over a north-up grid in model units; NaN where the surface is unknown. Cell centres lie at
+    """Heights over a north-up grid in model units; NaN where the surface is unknown. Cell centers are at
     x_min + (col + 0.5) * cell, y_max - (row + 0.5) * cell."""
 
     height: Float[Tensor, "h w"]
@@ -26,7 +30,7 @@ class HeightField:
     y_max: float
     cell: float
 
-    def at(self, xy: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n"]:
+    def height_at(self, xy: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n"]:
         """Height of the cell under each position; NaN outside and in holes."""
         rows, cols = self.height.shape
         col = torch.floor((xy[..., 0] - self.x_min) / self.cell).long()
@@ -36,11 +40,25 @@ class HeightField:
         return torch.where(inside, values, torch.full_like(values, torch.nan))
 
 
-def rays(camera: PriorCamera) -> tuple[Float[Tensor, "3"], Float[Tensor, "h w 3"]]:
-    """Centre and directions in model space; a direction has length 1 along the optical axis, so that centre +
+def surface_height_field(normalized: NormalizedScene) -> HeightField | None:
+    """The scene's dense surface in model units, NaN where its confidence is 0; None for scenes without a surface."""
+    surface = normalized.surface
+    if surface is None:
+        return None
+    known = np.isfinite(surface.height_m) & (surface.confidence > 0)
+    if not known.any():
+        return None
+    scale, center = normalized.scale, normalized.center_m
+    heights = np.where(known, (surface.height_m - center[2]) * scale, np.nan).astype(np.float32)
+    west, north = (surface.x_min_m - center[0]) * scale, (surface.y_max_m - center[1]) * scale
+    return HeightField(torch.from_numpy(heights), west, north, surface.resolution_m * scale)
+
+
+def camera_rays(camera: View) -> tuple[Float[Tensor, "3"], Float[Tensor, "h w 3"]]:
+    """Center and ray directions of a camera in model space. Directions have length 1 along the optical axis: center +
     depth * direction is the point at that depth."""
     linear = camera.camera_from_model[:3, :3]
-    centre = -torch.linalg.solve(linear, camera.camera_from_model[:3, 3])
+    center = -torch.linalg.solve(linear, camera.camera_from_model[:3, 3])
     y, x = torch.meshgrid(
         torch.arange(camera.height, dtype=linear.dtype, device=linear.device) + 0.5,
         torch.arange(camera.width, dtype=linear.dtype, device=linear.device) + 0.5,
@@ -48,54 +66,56 @@ def rays(camera: PriorCamera) -> tuple[Float[Tensor, "3"], Float[Tensor, "h w 3"
     )
     pixels = torch.stack([x, y, torch.ones_like(x)], -1)
     in_camera = pixels @ torch.linalg.inv(camera.intrinsics.to(linear)).T
-    return centre, in_camera @ torch.linalg.inv(linear).T
+    return center, in_camera @ torch.linalg.inv(linear).T
 
 
-def march(field: HeightField, camera: PriorCamera, step_cells: float = 0.75, bisections: int = 10) -> Tensor:
-    """Depth "h w" where each ray first goes below the surface; NaN where it meets a hole or nothing at all.
+def march_rays(field: HeightField, camera: View, step_cells: float = 0.75, bisections: int = 10) -> Tensor:
+    """Depth "h w" where each ray first goes below the surface; NaN where it hits a hole or leaves the field.
 
-    Samples lie `step_cells` cells apart over the ground, first in a coarse field of the highest heights, then from
-    where that is met; the crossing is halved `bisections` times. Columns stand on the ground, so walls are vertical. A
-    ray that comes below the surface out of a hole, or from outside, has met something unknown."""
-    centre, directions = rays(camera)
+    Samples are `step_cells` cells apart horizontally, first in a coarse field of maximum heights, then from its
+    crossing on; the crossing is refined by `bisections` bisections. Each cell is a column that stands on the ground, so
+    walls are vertical. Rays that go below the surface out of a hole or from outside the field are NaN: what they hit is
+    unknown."""
+    center, directions = camera_rays(camera)
     shape = directions.shape[:2]
-    centre, directions = centre.to(field.height), directions.reshape(-1, 3).to(field.height)
-    near, far = _through_box(field, centre, directions)
-    above, below, _ = _first_below(_highest(field), centre, directions, near, far, step_cells)
+    center, directions = center.to(field.height), directions.reshape(-1, 3).to(field.height)
+    near, far = _box_interval(field, center, directions)
+    above, below, _ = _first_crossing(_coarse_maximum(field), center, directions, near, far, step_cells)
     near = torch.where(torch.isfinite(below), above, far)
-    above, below, known = _first_below(field, centre, directions, near, far, step_cells)
-    met = torch.nonzero(torch.isfinite(below) & known).squeeze(-1)
+    above, below, known = _first_crossing(field, center, directions, near, far, step_cells)
+    hit = torch.nonzero(torch.isfinite(below) & known).squeeze(-1)
     depth = torch.full_like(near, torch.nan)
-    depth[met] = _bisect(field, centre, directions[met], above[met], below[met], bisections)
+    depth[hit] = _bisect_crossing(field, center, directions[hit], above[hit], below[hit], bisections)
     return depth.reshape(shape)
 
 
-def _highest(field: HeightField) -> HeightField:
-    """The highest heights of `COARSE` x `COARSE` cells and of their neighbours, one such cell wider on all sides: no
-    ray that stays above it meets the field."""
+def _coarse_maximum(field: HeightField) -> HeightField:
+    """Maximum heights of coarse cells (`COARSE_CELLS` x `COARSE_CELLS` cells) and their neighbors, one coarse cell
+    wider on all sides: rays that stay above it do not hit the field."""
     rows, cols = field.height.shape
     heights = torch.where(torch.isfinite(field.height), field.height, -torch.inf)[None, None]
-    heights = pad(heights, (COARSE, 2 * COARSE - cols % COARSE, COARSE, 2 * COARSE - rows % COARSE), value=-torch.inf)
-    heights = max_pool2d(max_pool2d(heights, COARSE), 3, stride=1, padding=1)[0, 0]
-    cell = COARSE * field.cell
+    right, below = (2 * COARSE_CELLS - size % COARSE_CELLS for size in (cols, rows))
+    heights = pad(heights, (COARSE_CELLS, right, COARSE_CELLS, below), value=-torch.inf)
+    heights = max_pool2d(max_pool2d(heights, COARSE_CELLS), 3, stride=1, padding=1)[0, 0]
+    cell = COARSE_CELLS * field.cell
     return HeightField(heights, field.x_min - cell, field.y_max + cell, cell)
 
 
-def _first_below(
-    field: HeightField, centre: Tensor, directions: Tensor, near: Tensor, far: Tensor, step_cells: float
+def _first_crossing(
+    field: HeightField, center: Tensor, directions: Tensor, near: Tensor, far: Tensor, step_cells: float
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Bool[Tensor, " n"]]:
-    """The first sampled depth between near and far where each ray is below the field (NaN: none), the sample before it,
-    and whether the field is known there."""
+    """(above, below, known) of each ray between near and far: `below` is the first sampled depth below the field (NaN:
+    none), `above` the sample before it, and `known` whether the field has a height at `above`."""
     step = step_cells * field.cell / directions[:, :2].norm(dim=-1).clamp_min(1e-9)
     step = torch.minimum(step, (far - near).clamp_min(1e-9))
     above, below = near.clone(), torch.full_like(near, torch.nan)
     known = torch.zeros_like(near, dtype=torch.bool)
-    ahead = torch.arange(SAMPLES + 1, dtype=near.dtype, device=near.device)
+    ahead = torch.arange(SAMPLES_PER_PASS + 1, dtype=near.dtype, device=near.device)
     active = torch.nonzero(far > near).squeeze(-1)
     while len(active):
         t = above[active, None] + step[active, None] * ahead
-        point = centre + t[..., None] * directions[active, None]
-        ground = field.at(point[..., :2])
+        point = center + t[..., None] * directions[active, None]
+        ground = field.height_at(point[..., :2])
         under = point[..., 2] <= ground
         hit, first = under.any(1), under.int().argmax(1, keepdim=True)
         before = (first - 1).clamp_min(0)
@@ -106,10 +126,10 @@ def _first_below(
     return above, below, known
 
 
-def _through_box(
-    field: HeightField, centre: Float[Tensor, "3"], directions: Float[Tensor, "n 3"]
+def _box_interval(
+    field: HeightField, center: Float[Tensor, "3"], directions: Float[Tensor, "n 3"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Depths where rays enter the field's box (a cell higher and deeper than the heights) and leave it."""
+    """Depths where rays enter and leave the field's bounding box, extended by one cell above and below the heights."""
     known = field.height[torch.isfinite(field.height)]
     rows, cols = field.height.shape
     low, high = field.height.new_tensor(
@@ -119,29 +139,30 @@ def _through_box(
         ]
     )
     along = torch.where(directions.abs() < 1e-9, 1e-9, directions)
-    one, other = (low - centre) / along, (high - centre) / along
-    return torch.minimum(one, other).amax(-1).clamp_min(0), torch.maximum(one, other).amin(-1)
+    to_low, to_high = (low - center) / along, (high - center) / along
+    return torch.minimum(to_low, to_high).amax(-1).clamp_min(0), torch.maximum(to_low, to_high).amin(-1)
 
 
-def _bisect(
-    field: HeightField, centre: Tensor, directions: Tensor, above: Tensor, below: Tensor, times: int
+def _bisect_crossing(
+    field: HeightField, center: Tensor, directions: Tensor, above: Tensor, below: Tensor, times: int
 ) -> Float[Tensor, " n"]:
+    """Depth of the crossing between `above` and `below` after `times` bisections."""
     for _ in range(times):
         middle = 0.5 * (above + below)
-        point = centre + middle[:, None] * directions
-        under = point[:, 2] <= field.at(point[:, :2])
+        point = center + middle[:, None] * directions
+        under = point[:, 2] <= field.height_at(point[:, :2])
         above, below = torch.where(under, above, middle), torch.where(under, middle, below)
     return below
 
 
 @dataclass(frozen=True)
 class SurfacePrior:
-    """Depth of a height field; holes and rays that leave it are invalid."""
+    """Depth of a height field; holes and rays that leave the field are invalid."""
 
     field: HeightField
 
-    def __call__(self, image: Float[Tensor, "h w 3"], camera: PriorCamera) -> DepthPrediction:
-        depth = march(self.field, camera)
+    def __call__(self, image: Float[Tensor, "h w 3"], camera: View) -> DepthPrediction:
+        depth = march_rays(self.field, camera)
         valid = torch.isfinite(depth)
         return DepthPrediction(torch.where(valid, depth, torch.zeros_like(depth)), valid, "depth")
 
@@ -150,18 +171,25 @@ class SurfacePrior:
 class SurfacePriorConfig:
     """Depth of the scene's own dense surface."""
 
-    reads_picture: ClassVar[bool] = False
+    reads_image: ClassVar[bool] = False
     field: HeightField | None
 
+    @classmethod
+    def from_options(cls, options: PriorOptions, normalized: NormalizedScene) -> "SurfacePriorConfig":
+        """The configuration for a scene; there are no options."""
+        return cls(surface_height_field(normalized))
+
     def check(self) -> None:
+        """Raise TrainingError if the scene has no dense surface."""
         if self.field is None:
             raise TrainingError(
-                "This scene has no dense surface to supervise depth with. "
+                "This scene has no dense surface for depth supervision. "
                 "Process it with --points dense, or pass --pipeline.depth.prior none."
             )
 
     def load(self, device: torch.device) -> AbstractContextManager[DepthPrior]:
+        """Return the prior with its heights on `device`."""
         self.check()
         assert self.field is not None
         field = self.field
-        return lend(SurfacePrior(HeightField(field.height.to(device), field.x_min, field.y_max, field.cell)))
+        return nullcontext(SurfacePrior(HeightField(field.height.to(device), field.x_min, field.y_max, field.cell)))

@@ -1,4 +1,4 @@
-"""The area of interest: from GeoJSON, from a centre and a size, or what all images show."""
+"""The area of interest: from GeoJSON, from a center and a size, or the ground that all images show."""
 
 import json
 import math
@@ -14,14 +14,14 @@ from skyfall_ns.errors import RasterError, SkyfallError
 from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.processing.vendor_images import VendorImage
 
-_CELLS = 160  # per side of the grid on which the common ground is looked for
-_LEVELS = 65  # heights at which an overlap is looked for
-_LARGEST = 4.0  # times the ground that an image shows: beyond, its RPC means nothing
+_GRID_CELLS = 160  # per side of the grid on which the common area is searched
+_HEIGHT_LEVELS = 65  # heights at which images are tested for an overlap
+_MAX_EXTENT_RATIO = 4.0  # of an area to the ground that an image shows: farther away, its RPC is meaningless
 
 
 @dataclass(frozen=True)
-class Area:
-    """What the user asked for: at most one of a GeoJSON file and a square around a point."""
+class AreaOfInterest:
+    """The user's choice: at most one of a GeoJSON file and a square around a point."""
 
     aoi: Path | None = None
     center: tuple[float, float] | None = None
@@ -31,14 +31,14 @@ class Area:
         if self.aoi and self.center:
             raise SkyfallError("--aoi and --center both name the area. Give only one of them.")
         if (self.center is None) != (self.size_m is None):
-            raise SkyfallError("--center LON LAT and --size METRES belong together. Give both or none.")
+            raise SkyfallError("--center LON LAT and --size METERS belong together. Give both or none.")
         if self.size_m is not None and not 0 < self.size_m < math.inf:
-            raise SkyfallError(f"--size is {self.size_m} metres. Give a positive length.")
+            raise SkyfallError(f"--size is {self.size_m} meters. Give a positive length.")
 
-    def lonlat(self) -> Float64[ndarray, "n 2"] | None:
-        """Corners of the area in degrees; None: the ground that all images show."""
+    def corners_lonlat(self) -> Float64[ndarray, "n 2"] | None:
+        """Corners (lon, lat) of the area in degrees; None for the ground that all images show."""
         if self.aoi:
-            return _geojson_positions(self.aoi)
+            return _read_geojson_positions(self.aoi)
         if self.center is None or self.size_m is None:
             return None
         lon, lat = self.center
@@ -46,14 +46,14 @@ class Area:
             raise SkyfallError(
                 f"--center {lon} {lat} is not a longitude and a latitude. Give degrees, longitude first."
             )
-        frame, half = LocalFrame.at(np.array([lon, lat, 0.0])), self.size_m / 2
-        centre = frame.from_geodetic(np.array([lon, lat, 0.0]))
-        corners = centre + half * np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
+        frame, half = LocalFrame.at_point(np.array([lon, lat, 0.0])), self.size_m / 2
+        center = frame.from_geodetic(np.array([lon, lat, 0.0]))
+        corners = center + half * np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
         return frame.to_geodetic(corners)[:, :2]
 
 
-def _geojson_positions(path: Path) -> Float64[ndarray, "n 2"]:
-    """All positions of all polygons of a GeoJSON file."""
+def _read_geojson_positions(path: Path) -> Float64[ndarray, "n 2"]:
+    """Read all positions (lon, lat) of all polygons of a GeoJSON file; SkyfallError if it has none."""
     try:
         data = json.loads(path.read_text())
         features = data["features"] if data["type"] == "FeatureCollection" else [data]
@@ -75,77 +75,82 @@ def _geojson_positions(path: Path) -> Float64[ndarray, "n 2"]:
     return positions
 
 
-def check_shown(corners: Float64[ndarray, "n 2"], image: VendorImage, heights_m: tuple[float, float]) -> None:
-    """Raise RasterError unless an image shows some of the area (lon, lat) at some height of a range.
+def check_image_shows_area(
+    corners: Float64[ndarray, "n 2"], image: VendorImage, heights_m: tuple[float, float]
+) -> None:
+    """Raise RasterError unless an image shows a part of the area (lon, lat) at some height of a range.
 
-    Judged on the ground: far from its image, an RPC may project anything anywhere.
+    The test is done on the ground, because far from its image an RPC may project points anywhere.
     """
-    shown = np.concatenate([_outline(image, height)[:, :2] for height in heights_m])
+    shown = np.concatenate([_image_outline(image, height)[:, :2] for height in heights_m])
     low, high = shown.min(0), shown.max(0)
     if (corners.max(0) < low).any() or (corners.min(0) > high).any():
         raise RasterError(
             f"The area of interest lies outside {image.path}. Check --aoi or --center, or leave the image out."
         )
-    if (np.ptp(corners, axis=0) > _LARGEST * (high - low)).any():
+    if (np.ptp(corners, axis=0) > _MAX_EXTENT_RATIO * (high - low)).any():
         raise RasterError(
-            f"The area of interest is far larger than what {image.path} shows. Give a smaller one to --aoi or --size."
+            f"The area of interest is far larger than the ground in {image.path}. "
+            "Give a smaller one to --aoi or --size."
         )
 
 
-def check_overlap(images: Sequence[VendorImage], heights_m: tuple[float, float]) -> None:
+def check_images_overlap(images: Sequence[VendorImage], heights_m: tuple[float, float]) -> None:
     """Raise SkyfallError unless there is a height of the range at which all images show the same place."""
-    for height in np.linspace(*heights_m, _LEVELS):
-        outlines = np.stack([_outline(image, float(height))[:, :2] for image in images])
+    for height in np.linspace(*heights_m, _HEIGHT_LEVELS):
+        outlines = np.stack([_image_outline(image, float(height))[:, :2] for image in images])
         if (outlines.min(1).max(0) < outlines.max(1).min(0)).all():
             return
     raise SkyfallError("The --images do not overlap. Give images that show the same place.")
 
 
-def share_seen_twice(images: Sequence[VendorImage], frame: LocalFrame, surface_m: Float64[ndarray, "n 3"]) -> float:
-    """Share of the points of a surface (local meters) that at least two images show."""
+def two_view_fraction(images: Sequence[VendorImage], frame: LocalFrame, surface_m: Float64[ndarray, "n 3"]) -> float:
+    """Fraction of the points of a surface (local meters) that at least two images show."""
     lonlath = frame.to_geodetic(surface_m)
-    return float(np.mean(sum(_shows(image, lonlath).astype(int) for image in images) >= 2))
+    return float(np.mean(sum(_is_inside_image(image, lonlath).astype(int) for image in images) >= 2))
 
 
-def _shows(image: VendorImage, lonlath: Float64[ndarray, "*n 3"]) -> Bool[ndarray, " *n"]:
+def _is_inside_image(image: VendorImage, lonlath: Float64[ndarray, "*n 3"]) -> Bool[ndarray, " *n"]:
+    """Whether points lie within an image."""
     colrow = image.rpc.project(lonlath)
     return np.all((colrow >= 0) & (colrow <= [image.width - 1, image.height - 1]), axis=-1)
 
 
-def common_ground(images: Sequence[VendorImage], height_m: float) -> Float64[ndarray, "4 2"]:
+def common_area_lonlat(images: Sequence[VendorImage], height_m: float) -> Float64[ndarray, "4 2"]:
     """Corners (lon, lat) of the largest north-up rectangle that every image shows at an ellipsoidal height.
 
     Raises SkyfallError if the images do not overlap.
     """
-    outlines = [_outline(image, height_m) for image in images]
-    frame = LocalFrame.at(np.concatenate(outlines).mean(0))
+    outlines = [_image_outline(image, height_m) for image in images]
+    frame = LocalFrame.at_point(np.concatenate(outlines).mean(0))
     local = [frame.from_geodetic(outline)[:, :2] for outline in outlines]
     low, high = np.max([p.min(0) for p in local], 0), np.min([p.max(0) for p in local], 0)
     if (high <= low).any():
         raise SkyfallError("The --images do not overlap. Give images that show the same place.")
-    x, y = (np.linspace(low[i], high[i], _CELLS) for i in (0, 1))
-    points = np.stack([*np.meshgrid(x, y), np.full((_CELLS, _CELLS), height_m - frame.origin[2])], -1)
-    seen = np.ones((_CELLS, _CELLS), bool)
+    x, y = (np.linspace(low[i], high[i], _GRID_CELLS) for i in (0, 1))
+    points = np.stack([*np.meshgrid(x, y), np.full((_GRID_CELLS, _GRID_CELLS), height_m - frame.origin[2])], -1)
+    shown = np.ones((_GRID_CELLS, _GRID_CELLS), bool)
     for image in images:
-        seen &= _shows(image, frame.to_geodetic(points))
-    r0, r1, c0, c1 = _largest_rectangle(seen)
+        shown &= _is_inside_image(image, frame.to_geodetic(points))
+    r0, r1, c0, c1 = _largest_rectangle(shown)
     if r1 - r0 < 2 or c1 - c0 < 2:
         raise SkyfallError("The --images hardly overlap. Give images that show the same place.")
     corners = np.array([[x[c], y[r], points[0, 0, 2]] for r, c in ((r0, c0), (r0, c1), (r1, c1), (r1, c0))])
     return frame.to_geodetic(corners)[:, :2]
 
 
-def _outline(image: VendorImage, height_m: float) -> Float64[ndarray, "4 3"]:
+def _image_outline(image: VendorImage, height_m: float) -> Float64[ndarray, "4 3"]:
+    """Positions (lon, lat, height) of an image's four corner pixels at an ellipsoidal height."""
     right, bottom = image.width - 1.0, image.height - 1.0
     return image.rpc.localize(np.array([[0, 0], [right, 0], [right, bottom], [0, bottom]]), height_m)
 
 
-def _largest_rectangle(seen: Bool[ndarray, "r c"]) -> tuple[int, int, int, int]:
-    """First and last row and column of the largest rectangle of True cells (histogram by rows, stack)."""
+def _largest_rectangle(mask: Bool[ndarray, "r c"]) -> tuple[int, int, int, int]:
+    """First and last row and column of the largest rectangle of True cells (histogram by rows, with a stack)."""
     best, area = (0, 0, 0, 0), 0
-    heights = np.zeros(seen.shape[1] + 1, int)
-    for row in range(seen.shape[0]):
-        heights[:-1] = np.where(seen[row], heights[:-1] + 1, 0)
+    heights = np.zeros(mask.shape[1] + 1, int)
+    for row in range(mask.shape[0]):
+        heights[:-1] = np.where(mask[row], heights[:-1] + 1, 0)
         stack: list[int] = []
         for column, height in enumerate(heights.tolist()):
             while stack and heights[stack[-1]] >= height:

@@ -1,4 +1,4 @@
-"""What of the area the surface knows, and why it does not know the rest."""
+"""Coverage of the area by the dense surface, with the causes of missing heights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from skyfall_ns.geo.plane_sweep import Surface
 from skyfall_ns.geo.surface_evidence import MATCHED, UNKNOWN
 
 WINDOW_PX = 7
-BLANK_STD = 0.012  # of toned values in a window: less is no contrast
-NOTE_SHARE, BLANK_SHARE = 0.01, 0.03  # of the area, from which on a note is due; a few roofs are blank everywhere
-UNMATCHED_SHARE = 0.1  # hidden streets beside buildings are unmatched everywhere
-BLAMED_SHARE = 0.3  # an image is named if it is without data (or blank) in so much of such cells
+BLANK_STD = 0.012  # standard deviation of tone-mapped values in a window, below which it has no contrast
+# Smallest fractions of the area that are noted. A few blank roofs, and unmatched streets beside buildings, are normal.
+NOTE_FRACTION, BLANK_FRACTION, UNMATCHED_FRACTION = 0.01, 0.03, 0.1
+NAMED_IMAGE_FRACTION = 0.3  # a note names the images that lack data (or contrast) in at least this part of its cells
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Shares of the area whose heights are matched, filled and unknown (their sum is 1), and notes that say why."""
+    """Fractions of the area whose heights are matched, filled and unknown (their sum is 1), and notes on the causes."""
 
     matched: float
     filled: float
@@ -29,7 +29,7 @@ class Coverage:
     notes: tuple[str, ...]
 
 
-def surface_coverage(
+def measure_coverage(
     surface: Surface,
     height_m: Float32[ndarray, "h w"],
     area_m: Float64[ndarray, "2 2"],
@@ -37,49 +37,52 @@ def surface_coverage(
     cameras: Sequence[AffineCamera],
     names: Sequence[str],
 ) -> Coverage:
-    """The coverage of an area (min and max, local meters) by a surface from toned images (NaN where there is no data).
-    `height_m` are heights over the surface's grid that are known everywhere, roughly."""
+    """Measure the coverage of an area (min and max, local meters) by a surface.
+
+    `height_m` are rough heights over the surface's grid without NaN; `images` are tone-mapped, NaN where there is no
+    data."""
     x, y = np.meshgrid(surface.grid.x_m(), surface.grid.y_m())
     inside = (x >= area_m[0, 0]) & (x <= area_m[1, 0]) & (y >= area_m[0, 1]) & (y <= area_m[1, 1])
     source = surface.source[inside]
-    shown, data, contrast = _looked_at(np.stack([x[inside], y[inside], height_m[inside]], -1), images, cameras)
-    once = shown.sum(0) < 2
-    no_data = ~once & (data.sum(0) < 2)
-    blank = ~once & ~no_data & (contrast.sum(0) < 2)
-    rest = ~(once | no_data | blank) & (source != MATCHED)
+    shown, data, contrast = _sample_images(np.stack([x[inside], y[inside], height_m[inside]], -1), images, cameras)
+    one_view = shown.sum(0) < 2
+    no_data = ~one_view & (data.sum(0) < 2)
+    blank = ~one_view & ~no_data & (contrast.sum(0) < 2)
+    rest = ~(one_view | no_data | blank) & (source != MATCHED)
+    blank_names = _name_images(names, data & ~contrast, blank)
     causes = (
-        (once, "is shown by fewer than two images", NOTE_SHARE),
-        (no_data, f"has no data in {_named(names, shown & ~data, no_data)}", NOTE_SHARE),
-        (blank, f"is blank in {_named(names, data & ~contrast, blank)} (cloud, water, or saturated)", BLANK_SHARE),
-        (rest, "is not matched (hidden, water, cloud, or changed between the images)", UNMATCHED_SHARE),
+        (one_view, "is shown by fewer than two images", NOTE_FRACTION),
+        (no_data, f"has no data in {_name_images(names, shown & ~data, no_data)}", NOTE_FRACTION),
+        (blank, f"is blank in {blank_names} (cloud, water, or saturated)", BLANK_FRACTION),
+        (rest, "is not matched (hidden, water, cloud, or changed between the images)", UNMATCHED_FRACTION),
     )
     notes = [
-        f"{cause.mean():.0%} of the area {text}: {_what_stands_there(float((source[cause] == UNKNOWN).mean()))}"
-        for cause, text, least in causes
-        if cause.mean() >= least
+        f"{cells.mean():.0%} of the area {text}: {_describe_heights(float((source[cells] == UNKNOWN).mean()))}"
+        for cells, text, min_fraction in causes
+        if cells.mean() >= min_fraction
     ]
-    matched, unknown = (float((source == kind).mean()) for kind in (MATCHED, UNKNOWN))
+    matched, unknown = (float((source == value).mean()) for value in (MATCHED, UNKNOWN))
     return Coverage(matched, 1.0 - matched - unknown, unknown, tuple(notes))
 
 
-def _what_stands_there(unknown: float) -> str:
-    """In words, given the share of the cells whose heights are unknown."""
+def _describe_heights(unknown: float) -> str:
+    """Describe the heights of cells, given the fraction of unknown ones."""
     if unknown > 0.99:
         return "its heights are unknown"
     if unknown < 0.01:
-        return "its heights are those of what is around it"
-    return f"{unknown:.0%} of its heights are unknown, the others are those of what is around it"
+        return "its heights are filled from its surroundings"
+    return f"{unknown:.0%} of its heights are unknown, the others are filled from its surroundings"
 
 
-def _named(names: Sequence[str], missing: Bool[ndarray, "v n"], cells: Bool[ndarray, " n"]) -> str:
-    """The images in which many of the cells are missing; the one with most of them if there is no such."""
-    shares = missing[:, cells].mean(1) if cells.any() else np.zeros(len(names))
-    chosen = [name for name, share in zip(names, shares, strict=True) if share >= BLAMED_SHARE]
-    return "every image" if len(chosen) == len(names) else ", ".join(chosen or [names[int(np.argmax(shares))]])
+def _name_images(names: Sequence[str], missing: Bool[ndarray, "v n"], cells: Bool[ndarray, " n"]) -> str:
+    """Names of the images in which many of the cells are missing, or of the image with the most."""
+    fractions = missing[:, cells].mean(1) if cells.any() else np.zeros(len(names))
+    chosen = [name for name, fraction in zip(names, fractions, strict=True) if fraction >= NAMED_IMAGE_FRACTION]
+    return "every image" if len(chosen) == len(names) else ", ".join(chosen or [names[int(np.argmax(fractions))]])
 
 
-def _looked_at(cells_m: Float64[ndarray, "n 3"], images, cameras) -> tuple[Bool[ndarray, "v n"], ...]:
-    """Per image, which places lie within it, which have data there, and which have contrast around them."""
+def _sample_images(cells_m: Float64[ndarray, "n 3"], images, cameras) -> tuple[Bool[ndarray, "v n"], ...]:
+    """Per image, which points lie within it, which have data there, and which have contrast in a window around them."""
     found = [np.zeros((len(images), len(cells_m)), bool) for _ in range(3)]
     for view, (image, camera) in enumerate(zip(images, cameras, strict=True)):
         colrow = np.round(camera.project(cells_m)).astype(int)
@@ -92,7 +95,7 @@ def _looked_at(cells_m: Float64[ndarray, "n 3"], images, cameras) -> tuple[Bool[
 
 
 def _has_contrast(image: Float32[ndarray, "r c b"], valid: Bool[ndarray, "r c"]) -> Bool[ndarray, "r c"]:
-    """Where the standard deviation of the usable pixels in a window is not that of a blank one."""
+    """Pixels where the standard deviation of the valid pixels in a window exceeds BLANK_STD."""
     gray = np.where(valid, image.mean(-1), 0).astype(np.float32)
     weight, mean, square = (
         cv2.blur(values.astype(np.float32), (WINDOW_PX, WINDOW_PX)) for values in (valid, gray, gray * gray)

@@ -1,7 +1,5 @@
-"""What processing found out, for programs (report.json) and for people (report.html, with pictures)."""
+"""Reports of processing: report.json for programs, report.html with visualizations for people."""
 
-import hashlib
-import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -12,52 +10,55 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from skyfall_ns.geo.epipolar import epipolar_segments, transverse_px
+from skyfall_ns.geo.epipolar import epipolar_distances_px, epipolar_segments
 from skyfall_ns.geo.rpc import RPC
-from skyfall_ns.io.images import hillshade, share_map, sigma_map, source_map, write_png
-from skyfall_ns.processing.process import Prepared
-from skyfall_ns.processing.report_page import page
+from skyfall_ns.io.files import sha256_of_file, write_json
+from skyfall_ns.io.images import fraction_map, render_hillshade, sigma_map, source_map, write_png
+from skyfall_ns.processing.crops import affine_camera
+from skyfall_ns.processing.process import ProcessingResult
+from skyfall_ns.processing.report_page import render_page
 
-PICTURES = "report"  # folder of the report's pictures; previews/ holds one picture per image and nothing else
+REPORT_DIRECTORY = "report"  # with the report's visualizations; previews/ has one image per scene image only
 RED, GREEN = (60, 60, 220), (80, 160, 60)  # blue, green, red
 PACKAGES = ("skyfall-ns", "numpy", "opencv-python-headless", "rasterio", "pyproj")
 
 
-def write_reports(folder: Path, prepared: Prepared) -> dict[str, Any]:
-    """Write report.json, the pictures and report.html into a scene folder; what report.json holds."""
-    data = report(prepared)
-    (folder / "report.json").write_text(json.dumps(data, indent=1) + "\n")
-    (folder / PICTURES).mkdir()
-    if prepared.surface is not None:
-        surface = prepared.surface
-        pictures = {
-            "surface": hillshade(surface.height_m, surface.grid.resolution_m),
+def write_reports(directory: Path, result: ProcessingResult) -> dict[str, Any]:
+    """Write report.json, the visualizations and report.html to a scene directory; return the content of report.json."""
+    data = build_report(result)
+    write_json(directory / "report.json", data)
+    (directory / REPORT_DIRECTORY).mkdir()
+    if result.surface is not None:
+        surface = result.surface
+        layers = {
+            "surface": render_hillshade(surface.height_m, surface.grid.resolution_m),
             "source": source_map(surface.source),
             "sigma": sigma_map(surface.sigma_m),
-            "confidence": share_map(surface.confidence),
+            "confidence": fraction_map(surface.confidence),
         }
-        for name, picture in pictures.items():
-            write_png(folder / PICTURES / f"{name}.png", picture)
-    for index, image in enumerate(prepared.scene.images):
-        picture = cv2.imread(str(folder / f"previews/{image.name}.png"))
-        write_png(folder / PICTURES / f"{image.name}_ties.png", _draw_ties(picture, prepared, index))
-    residuals = [pair_residuals_px(prepared, *pair.images) for pair in prepared.adjustment.pairs]
-    (folder / "report.html").write_text(page(data, residuals, PICTURES))
+        for name, layer in layers.items():
+            write_png(directory / REPORT_DIRECTORY / f"{name}.png", layer)
+    for index, image in enumerate(result.scene.images):
+        preview = cv2.imread(str(directory / f"previews/{image.name}.png"))
+        file = directory / REPORT_DIRECTORY / f"{image.name}_tie_points.png"
+        write_png(file, _draw_tie_points(preview, result, index))
+    residuals = [pair_residuals_px(result, *pair.images) for pair in result.adjustment.pairs]
+    (directory / "report.html").write_text(render_page(data, residuals, REPORT_DIRECTORY))
     return data
 
 
-def report(prepared: Prepared) -> dict[str, Any]:
-    """Everything in numbers; metres, pixels and seconds."""
-    scene = prepared.scene
-    low, median, high = (float(v) for v in np.percentile(prepared.heights_m, [1, 50, 99]))
+def build_report(result: ProcessingResult) -> dict[str, Any]:
+    """The content of report.json; meters, pixels and seconds."""
+    scene, seconds = result.scene, result.stage_seconds
+    low, median, high = (float(v) for v in np.percentile(result.tie_heights_m, [1, 50, 99]))
     return {
-        "adjustment": _adjustment_numbers(prepared),
+        "adjustment": _adjustment_numbers(result),
         "heights_m": {"p1": low, "median": median, "p99": high},
         "cameras": {
             image.name: {
-                "model": image.camera["model"],
-                "fit_mean_px": image.camera["fit_px"][0],
-                "fit_max_px": image.camera["fit_px"][1],
+                "model": image.camera.model,
+                "fit_mean_px": affine_camera(image).fit_px[0],
+                "fit_max_px": affine_camera(image).fit_px[1],
                 "size": [image.width, image.height],
                 "split": image.split,
                 "acquired": image.acquired,
@@ -65,27 +66,27 @@ def report(prepared: Prepared) -> dict[str, Any]:
             }
             for image in scene.images
         },
-        "points": {"count": prepared.points},
-        "surface": _surface_numbers(prepared),
-        "notes": list(prepared.notes),
-        "seconds": {k: round(v, 2) for k, v in {**prepared.seconds, "total": sum(prepared.seconds.values())}.items()},
-        "crs": scene.frame["crs"],
-        "origin": list(scene.frame["origin"]),
+        "points": {"count": result.point_count},
+        "surface": _surface_numbers(result),
+        "notes": list(result.notes),
+        "seconds": {name: round(value, 2) for name, value in {**seconds, "total": sum(seconds.values())}.items()},
+        "crs": scene.frame.crs,
+        "origin": list(scene.frame.origin),
         "box_m": scene.box_m.tolist(),
-        "sources": {v.name: {"file": v.path.name, "sha256": _sha256(v.path)} for v in prepared.vendor},
+        "sources": {v.name: {"file": v.path.name, "sha256": sha256_of_file(v.path)} for v in result.vendor_images},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 
 
-def _adjustment_numbers(prepared: Prepared) -> dict[str, Any]:
-    adjustment = prepared.adjustment
-    names = [image.name for image in prepared.scene.images]
+def _adjustment_numbers(result: ProcessingResult) -> dict[str, Any]:
+    adjustment = result.adjustment
+    names = [image.name for image in result.scene.images]
     return {
         "tracks": int(adjustment.inliers.sum()),
         "tracks_found": len(adjustment.inliers),
         "median_px_before": adjustment.median_px_before,
         "median_px_after": adjustment.median_px_after,
-        "shifts_px": {n: [float(v) for v in s] for n, s in zip(names, adjustment.shifts_px, strict=True)},
+        "shifts_px": {n: [float(v) for v in s] for n, s in zip(names, adjustment.offsets_px, strict=True)},
         "pairs": [
             {
                 "images": [names[p.images[0]], names[p.images[1]]],
@@ -98,8 +99,8 @@ def _adjustment_numbers(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _surface_numbers(prepared: Prepared) -> dict[str, Any] | None:
-    surface, coverage = prepared.surface, prepared.coverage
+def _surface_numbers(result: ProcessingResult) -> dict[str, Any] | None:
+    surface, coverage = result.surface, result.coverage
     if surface is None or coverage is None:
         return None
     return {
@@ -113,31 +114,28 @@ def _surface_numbers(prepared: Prepared) -> dict[str, Any] | None:
     }
 
 
-def pair_residuals_px(prepared: Prepared, i: int, j: int) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]]:
-    """Signed distances of the kept ties of two images from their epipolar lines in image j, before and after the
-    adjustment."""
-    ties = prepared.observations[prepared.adjustment.inliers]
-    ties = ties[np.isfinite(ties[:, [i, j], 0]).all(1)]
-    span = (float(prepared.heights_m.min()) - 50.0, float(prepared.heights_m.max()) + 50.0)
-    images = [prepared.scene.images[k] for k in (i, j)]
+def pair_residuals_px(
+    result: ProcessingResult, i: int, j: int
+) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]]:
+    """Signed distances in pixels of the kept tie points of images i and j from their epipolar lines in image j, before
+    and after the adjustment."""
+    kept = result.observations[result.adjustment.inliers]
+    kept = kept[np.isfinite(kept[:, [i, j], 0]).all(1)]
+    heights_m = (float(result.tie_heights_m.min()) - 50.0, float(result.tie_heights_m.max()) + 50.0)
+    images = [result.scene.images[k] for k in (i, j)]
     after = [RPC.from_dict(image.rpc or {}) for image in images]
-    before = [r.shifted(-i.shift_px[0], -i.shift_px[1]) for r, i in zip(after, images, strict=True)]
+    before = [r.with_offset(-i.shift_px[0], -i.shift_px[1]) for r, i in zip(after, images, strict=True)]
     first, second = (
-        transverse_px(epipolar_segments(a, b, ties[:, i], span), ties[:, j])[0] for a, b in (before, after)
+        epipolar_distances_px(epipolar_segments(a, b, kept[:, i], heights_m), kept[:, j])[0] for a, b in (before, after)
     )
     return first, second
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _draw_ties(picture: ndarray, prepared: Prepared, index: int) -> ndarray:
-    """Ties on an image: kept ones green, rejected ones red."""
-    picture = (0.6 * picture + 40).astype(np.uint8)
-    for colrow, kept in zip(prepared.observations[:, index], prepared.adjustment.inliers, strict=True):
+def _draw_tie_points(preview: ndarray, result: ProcessingResult, index: int) -> ndarray:
+    """Draw the tie points on a preview (blue-green-red): kept ones green, rejected ones red."""
+    drawing = (0.6 * preview + 40).astype(np.uint8)
+    for colrow, kept in zip(result.observations[:, index], result.adjustment.inliers, strict=True):
         if np.isfinite(colrow).all():
-            centre = (round(float(colrow[0])), round(float(colrow[1])))
-            cv2.circle(picture, centre, 2, GREEN if kept else RED, -1, cv2.LINE_AA)
-    return picture
+            center = (round(float(colrow[0])), round(float(colrow[1])))
+            cv2.circle(drawing, center, 2, GREEN if kept else RED, -1, cv2.LINE_AA)
+    return drawing

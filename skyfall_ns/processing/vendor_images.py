@@ -1,4 +1,4 @@
-"""Vendor images as delivered: pixels, RPC, date and sun, read by window so that whole strips are no burden."""
+"""Vendor images as delivered: pixels, RPC, date and sun; read by window, because strips are large."""
 
 import fnmatch
 import math
@@ -18,14 +18,15 @@ from rasterio.windows import Window
 
 from skyfall_ns.errors import RasterError
 from skyfall_ns.geo.rpc import RPC
+from skyfall_ns.geo.rpc_readers import read_rpc
 
-MAX_MEGAPIXELS = 100  # of one image's window: 5 km at half a metre
+MAX_MEGAPIXELS = 100  # of one image's window: 5 km at half a meter
 FULL_WELL_BITS = (8, 10, 11, 12, 14, 16)
 
 
 @dataclass(frozen=True)
 class VendorImage:
-    """One delivered file: where it is, how large, its RPC, and what its tags tell."""
+    """One delivered file: its path, size, RPC and metadata."""
 
     name: str
     path: Path
@@ -34,34 +35,33 @@ class VendorImage:
     rpc: RPC
     bands: tuple[int, ...]  # of the file, from 1: gray, or red, green, blue
     nodata: float
-    acquired: str | None
-    sun_deg: tuple[float, float] | None
+    acquired: str | None  # ISO 8601
+    sun_deg: tuple[float, float] | None  # azimuth from true north, elevation
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A window of a vendor image: digital numbers "h w b" (1 or 3 bands), where there is data, where it is saturated,
-    first column and row. Of what is saturated only a lower bound of its color is known."""
+    """A window of a vendor image."""
 
-    dn: ndarray
-    valid: Bool[ndarray, "h w"]
-    saturated: Bool[ndarray, "h w"]
-    col0: int
+    dn: ndarray  # digital numbers "h w b", 1 or 3 bands
+    valid: Bool[ndarray, "h w"]  # False where there is no data
+    saturated: Bool[ndarray, "h w"]  # True where the digital number is only a lower bound
+    col0: int  # first column and row in the vendor's image
     row0: int
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Width, height."""
+    def size_px(self) -> tuple[int, int]:
+        """Width and height."""
         return self.dn.shape[1], self.dn.shape[0]
 
     @property
     def full_well(self) -> float:
-        """The number at which the image is saturated; infinite where no pixel is."""
+        """Digital number of saturated pixels; infinite if there is none."""
         return float(self.dn[self.saturated].max()) if self.saturated.any() else math.inf
 
 
 def open_images(paths: Sequence[Path]) -> list[VendorImage]:
-    """Headers of all images, in the given order.
+    """Read the headers of all images, in the given order.
 
     Raises RasterError for fewer than two images, files without RPC, and two files with the same name.
     """
@@ -69,7 +69,7 @@ def open_images(paths: Sequence[Path]) -> list[VendorImage]:
         raise RasterError(
             f"Heights need at least two images, --images names {len(paths)}. Add another view of the same place."
         )
-    images = [_open(Path(path)) for path in paths]
+    images = [_open_image(Path(path)) for path in paths]
     names = [image.name for image in images]
     for image in images:
         if names.count(image.name) > 1:
@@ -77,40 +77,42 @@ def open_images(paths: Sequence[Path]) -> list[VendorImage]:
     return images
 
 
-def _open(path: Path) -> VendorImage:
-    rpc = RPC.from_file(path)
+def _open_image(path: Path) -> VendorImage:
+    rpc = read_rpc(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(path) as source:
             nodata = 0.0 if source.nodata is None else float(source.nodata)
             if np.dtype(source.dtypes[0]).kind not in "uif":
                 raise RasterError(f"{path} holds {source.dtypes[0]} pixels. Convert it to 8 or 16 bit integers.")
-            name, tags = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem), _tags(source)
-            size, bands = (source.width, source.height), _bands(source.colorinterp)
-            return VendorImage(name, path, *size, rpc, bands, nodata, acquired(tags), sun(tags))
+            name, tags = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem), _read_tags(source)
+            size, bands = (source.width, source.height), _color_bands(source.colorinterp)
+            return VendorImage(
+                name, path, *size, rpc, bands, nodata, parse_acquisition_time(tags), parse_sun_angles(tags)
+            )
 
 
-def _bands(colors: Sequence[ColorInterp]) -> tuple[int, ...]:
-    """Red, green, blue as the file names them, else the first three bands; a single one of fewer."""
+def _color_bands(colors: Sequence[ColorInterp]) -> tuple[int, ...]:
+    """Indices (from 1) of the red, green and blue band, by default the first three; of one band if there are fewer."""
     named = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
     if all(color in colors for color in named):
         return tuple(colors.index(color) + 1 for color in named)
     return (1, 2, 3) if len(colors) >= 3 else (1,)
 
 
-def _tags(source: rasterio.DatasetReader) -> dict[str, str]:
-    """The file's tags, and what GDAL reads from the vendor's metadata files beside it; names without their path."""
+def _read_tags(source: rasterio.DatasetReader) -> dict[str, str]:
+    """Read the file's tags, and those that GDAL finds in the vendor's metadata files beside it; names without path."""
     found: dict[str, str] = {}
     for space in ("IMD", "IMAGERY", None):
         found |= {name.rpartition(".")[2].upper(): value for name, value in source.tags(ns=space).items()}
     return found
 
 
-def acquired(tags: Mapping[str, str]) -> str | None:
-    """Acquisition time (or day) as ISO 8601 from a file's tags, None where they do not tell."""
+def parse_acquisition_time(tags: Mapping[str, str]) -> str | None:
+    """Acquisition time (or day) as ISO 8601 from a file's tags; None if they do not contain it."""
     imaging = f"{tags.get('IMAGING_DATE', '')} {tags.get('IMAGING_TIME', '')}"
-    told = [tags.get(name, "") for name in ("ACQUISITION_DATETIME", "ACQUISITIONDATETIME")]
-    for text in (*told, imaging, tags.get("ACQUISITION_DATE", ""), tags.get("TIFFTAG_DATETIME", "")):
+    date_times = [tags.get(name, "") for name in ("ACQUISITION_DATETIME", "ACQUISITIONDATETIME")]
+    for text in (*date_times, imaging, tags.get("ACQUISITION_DATE", ""), tags.get("TIFFTAG_DATETIME", "")):
         match = re.match(r"(\d{4})[:-](\d\d)[:-](\d\d)(?:[ T](\d\d:\d\d:\d\d))?", text)
         if match:
             day = f"{match[1]}-{match[2]}-{match[3]}"
@@ -118,8 +120,8 @@ def acquired(tags: Mapping[str, str]) -> str | None:
     return None
 
 
-def sun(tags: Mapping[str, str]) -> tuple[float, float] | None:
-    """(azimuth from true north, elevation) in degrees from a file's tags, None where they do not tell."""
+def parse_sun_angles(tags: Mapping[str, str]) -> tuple[float, float] | None:
+    """(azimuth from true north, elevation) in degrees from a file's tags; None if they do not contain them."""
     for names in (("SUN_AZIMUTH", "SUN_ELEVATION"), ("MEANSUNAZ", "MEANSUNEL")):
         try:
             azimuth, elevation = (float(tags[name]) for name in names)
@@ -130,30 +132,32 @@ def sun(tags: Mapping[str, str]) -> tuple[float, float] | None:
     return None
 
 
-def with_suns(images: Sequence[VendorImage], told: Sequence[str]) -> list[VendorImage]:
-    """The images with the suns of "NAME=AZIMUTH,ELEVATION" (degrees; NAME is an image's, or a glob) in place of those
-    of their files. Raises RasterError for what is no sun, and for names that no image has."""
+def override_sun_angles(images: Sequence[VendorImage], sun_texts: Sequence[str]) -> list[VendorImage]:
+    """Replace the sun angles of images by those of "NAME=AZIMUTH,ELEVATION" (degrees; NAME is a name or a glob).
+
+    Later texts take precedence. Raises RasterError for a text of another form, and for a name without an image."""
     suns: dict[str, tuple[float, float]] = {}
-    for text in told:
+    for text in sun_texts:
         pattern, _, angles = text.rpartition("=")
         azimuth, _, elevation = angles.partition(",")
-        degrees = sun({"SUN_AZIMUTH": azimuth, "SUN_ELEVATION": elevation})
+        degrees = parse_sun_angles({"SUN_AZIMUTH": azimuth, "SUN_ELEVATION": elevation})
         if not pattern or degrees is None:
             raise RasterError(
-                f"--sun {text} is no sun. Write NAME=AZIMUTH,ELEVATION in degrees, such as --sun 'post_*=151.2,59.2'."
+                f"--sun {text} is not a sun position. "
+                "Write NAME=AZIMUTH,ELEVATION in degrees, such as --sun 'post_*=151.2,59.2'."
             )
         names = fnmatch.filter([image.name for image in images], pattern)
         if not names:
             known = ", ".join(image.name for image in images)
-            raise RasterError(f"--sun {text} matches none of the images. They are called {known}.")
+            raise RasterError(f"--sun {text} matches none of the images. They are: {known}.")
         suns |= dict.fromkeys(names, degrees)
     return [replace(image, sun_deg=suns.get(image.name, image.sun_deg)) for image in images]
 
 
 def read_crop(image: VendorImage, corners_px: Float64[ndarray, "n 2"], margin_px: int) -> Crop:
-    """The window around given (col, row) positions, within the image.
+    """Read the window that contains the given (col, row) positions with a margin, clipped to the image.
 
-    Raises RasterError if the image does not show them, if they are too many, or if they cannot be read.
+    Raises RasterError if it lies outside the image, if it is too large, or if it cannot be read.
     """
     low = np.floor(corners_px.min(0)).astype(int) - margin_px
     high = np.ceil(corners_px.max(0)).astype(int) + margin_px + 1
@@ -169,21 +173,24 @@ def read_crop(image: VendorImage, corners_px: Float64[ndarray, "n 2"], margin_px
             f"{megapixels:.0f} megapixels of {image.path} are too many for one scene. "
             f"Choose a part of at most {MAX_MEGAPIXELS} with --aoi, or with --center and --size."
         )
+    window = Window(col0, row0, col1 - col0, row1 - row0)  # pyright: ignore[reportCallIssue]  # untyped attrs
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(image.path) as source:
-                dn = source.read(indexes=list(image.bands), window=Window(col0, row0, col1 - col0, row1 - row0))
+                dn = source.read(indexes=list(image.bands), window=window)
     except RasterioIOError as error:
         raise RasterError(f"{image.path} cannot be read to its end. Copy the vendor's file again.") from error
     dn = np.ascontiguousarray(np.moveaxis(dn, 0, -1))
     valid = ~np.all(dn == image.nodata, axis=-1)
     if dn.dtype.kind == "f":
         valid &= np.isfinite(dn).all(-1)
-    return Crop(dn, valid, saturated(dn), col0, row0)
+    return Crop(dn, valid, saturation_mask(dn), col0, row0)
 
 
-def saturated(dn: ndarray) -> Bool[ndarray, "h w"]:
-    """Pixels "h w b" at the largest value of a sensor's bits in any band; none where the largest value is another."""
+def saturation_mask(dn: ndarray) -> Bool[ndarray, "h w"]:
+    """Saturated pixels of "h w b": those at the full well in any band.
+
+    The full well is the largest value, if it is the maximum of one of FULL_WELL_BITS; otherwise none is saturated."""
     top = float(np.nanmax(dn))
     return np.any(dn == top, axis=-1) & (top in [2.0**bits - 1 for bits in FULL_WELL_BITS])

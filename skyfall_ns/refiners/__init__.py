@@ -1,1 +1,1 @@
-"""Refiners: what turns renders of an unfinished city into pictures that it is trained on."""
+"""Refiners: models and filters that improve rendered views, which are then used for training."""

@@ -1,4 +1,4 @@
-"""The refiner protocol: renders of one episode in, the same views improved out."""
+"""The refiner protocol: rendered views of one episode in, refined images of the same views out."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -15,52 +15,58 @@ from skyfall_ns.geo.cameras import PinholeCamera
 
 @dataclass(frozen=True)
 class RenderedView:
-    """One render of an episode, on the CPU."""
+    """One rendered view of an episode, on the CPU."""
 
     name: str
     image: Float[Tensor, "h w 3"]
-    """Red, green, blue in 0..1; void is filled."""
+    """Red, green, blue in 0..1; empty pixels are filled from their surroundings."""
     valid: Bool[Tensor, "h w"]
-    """False where the scene is void (alpha below one half)."""
+    """False where the scene is empty (alpha below one half)."""
     depth_m: Float[Tensor, "h w"]
-    """Expected depth along the optical axis, metres; 0 where void."""
+    """Expected depth along the optical axis, meters; 0 in empty pixels."""
     camera: PinholeCamera
-    """In the scene's local frame, metres; the first pixel's centre is (0, 0)."""
+    """In the scene's local frame, meters; the first pixel's center is (0, 0)."""
     seed: int
-    """Random numbers of this view come from it alone: neither from its batch nor from the device."""
+    """Seeds all random numbers of this view, which therefore depend neither on its batch nor on the device."""
 
 
 class Refiner(Protocol):
-    """Improves a batch of views of one size: pictures of that size, in the same order, on the CPU.
+    """Refine a batch of views of one size: images of that size, in the same order, on the CPU.
 
-    Memory that runs out is left to the caller (`pipelines.refining`), who asks again with fewer views. So are values
-    outside 0..1, which are cut off, and numbers that are none, for which the render is kept."""
+    The caller (`idu.refinement`) handles three cases: after an out-of-memory error it calls again with fewer views;
+    values outside 0..1 are clamped; an image with NaN or infinity is replaced by its render."""
 
     def __call__(self, views: Sequence[RenderedView]) -> list[Float[Tensor, "h w 3"]]: ...
 
 
 class RefinerConfig(Protocol):
-    """A choice of refiner, a frozen dataclass. Nothing is loaded or downloaded before `load`."""
+    """Configuration of one refiner, a frozen dataclass. Nothing is loaded or downloaded before `load`."""
 
     generative: ClassVar[bool]
-    """Whether it can invent what no image shows."""
+    """Whether the refiner can invent content that no image shows."""
 
     @property
     def batch(self) -> int:
-        """Views per call, at most."""
+        """Maximum number of views per call."""
+        ...
+
+    @property
+    def training_pairs(self) -> int:
+        """Number of views of which image pairs (`denoiser_pairs`) are rendered into `pairs/` of the episode before
+        `load`; every satellite image adds one more. 0: no pairs are rendered."""
         ...
 
     def check(self) -> None:
-        """Raises MissingExtraError or TrainingError, with the mend, if a package, weights or a number is missing or
-        makes no sense; called before training starts."""
+        """Raise MissingExtraError or TrainingError, with the remedy, if a package or weights are missing or an option
+        is out of range; called before training starts."""
         ...
 
     def identity(self, episode: Path | None = None) -> dict[str, Any]:
-        """Plain JSON for manifests: the name, and all that changes results (model, revision, licence, prompts,
-        numbers), with what a person has put into the folder of the episode for the refiner."""
+        """Plain JSON for manifests: the name and everything that changes results (model, revision, license, prompts,
+        numbers), including files that the user has put into the episode directory for the refiner."""
         ...
 
     def load(self, device: torch.device, episode: Path) -> AbstractContextManager[Refiner]:
-        """Lend the refiner; all its memory is given back at the end. `episode` is the folder of the episode, where
-        refiners find what was written for them."""
+        """Load the refiner for the duration of the context, which releases all its memory at the end. `episode` is the
+        episode directory, with the files that were written for the refiner."""
         ...

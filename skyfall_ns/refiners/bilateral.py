@@ -1,7 +1,7 @@
-"""Edges stay, grain goes: a bilateral filter, the refiner that needs neither weights nor training.
+"""The refiner `bilateral`: an edge-preserving filter that needs neither weights nor training.
 
-Grain of single splats is smoothed away within a view, and between views by training on all of them. Measured in
-benchmarks/stage2.md beside everything else that was tried.
+It removes the noise of single Gaussians within each view; training on all views removes it between views. Measured in
+benchmarks/stage2.md beside the alternatives.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,35 +16,41 @@ import torch
 from torch import Tensor
 
 from skyfall_ns.refiners.base import Refiner, RenderedView
-from skyfall_ns.refiners.bilateral_options import SmoothOptions
+from skyfall_ns.refiners.bilateral_options import BilateralOptions
 
 
 @dataclass(frozen=True)
-class SmoothRefinerConfig:
+class BilateralRefinerConfig:
     """Bilateral filtering of each view."""
 
-    options: SmoothOptions = field(default_factory=SmoothOptions)
+    options: BilateralOptions = field(default_factory=BilateralOptions)
     generative: ClassVar[bool] = False
     batch: int = 1
+    training_pairs: int = 0
+
+    @classmethod
+    def from_options(cls, options: BilateralOptions) -> "BilateralRefinerConfig":
+        """The configuration for options of the command line or a manifest."""
+        return cls(options)
 
     def check(self) -> None:
-        """TrainingError for numbers that make no sense."""
-        self.options.check()
+        """Raise TrainingError for options out of range."""
+        self.options.check_ranges()
 
     def identity(self, episode: Path | None = None) -> dict[str, Any]:
-        """Name and options."""
-        return {"name": "smooth", **asdict(self.options)}
+        """Refiner name and options."""
+        return {"name": "bilateral", **asdict(self.options)}
 
     @contextmanager
     def load(self, device: torch.device, episode: Path) -> Iterator[Refiner]:
-        """Nothing to load."""
-        yield self._refine
+        """Yield the filter; nothing is loaded."""
+        yield self._refine_views
 
-    def _refine(self, views: Sequence[RenderedView]) -> list[Tensor]:
-        return [self._smoothed(view.image) for view in views]
+    def _refine_views(self, views: Sequence[RenderedView]) -> list[Tensor]:
+        return [self._filter_image(view.image) for view in views]
 
-    def _smoothed(self, image: Tensor) -> Tensor:
-        reach = self.options.reach_px
-        size = 2 * round(1.5 * reach) + 1
+    def _filter_image(self, image: Tensor) -> Tensor:
+        sigma_px = self.options.reach_px
+        diameter_px = 2 * round(1.5 * sigma_px) + 1
         pixels = np.ascontiguousarray(image.numpy(), np.float32)
-        return torch.from_numpy(cv2.bilateralFilter(pixels, size, self.options.colour, reach))
+        return torch.from_numpy(cv2.bilateralFilter(pixels, diameter_px, self.options.color, sigma_px))

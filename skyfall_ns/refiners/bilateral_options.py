@@ -1,26 +1,22 @@
-"""Options of the refiner `smooth`; light, because commands read them for their help."""
+"""Options of the refiner `bilateral`; imports nothing heavy, because every `--help` reads them."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from skyfall_ns.errors import TrainingError
+from skyfall_ns.option_checks import InRange, check_options
 
-FLAG = "--pipeline.refiner.smooth."
+FLAG = "--pipeline.refiner.bilateral."
 
 
 @dataclass(frozen=True)
-class SmoothOptions:
-    """Of the bilateral filter."""
+class BilateralOptions:
+    """Options of the bilateral filter."""
 
-    colour: float = 0.12
-    """Colours (0..1) that differ by more than this are kept apart."""
-    reach_px: float = 3.0
-    """Standard deviation of the distance over which is smoothed, pixels."""
+    color: Annotated[float, InRange(0, 1, above=True)] = 0.12
+    """Standard deviation of the color weight, colors in 0..1: larger differences count as edges and are kept."""
+    reach_px: Annotated[float, InRange(0.3, 50, above=True)] = 3.0
+    """Standard deviation of the spatial weight, pixels."""
 
-    def check(self) -> None:
-        """TrainingError that names the flag of a number that makes no sense."""
-        for name, low, high in (("colour", 0.0, 1.0), ("reach_px", 0.3, 50.0)):
-            if not low < getattr(self, name) <= high:
-                raise TrainingError(
-                    f"{FLAG}{name.replace('_', '-')} {getattr(self, name)} smooths nothing, or all. "
-                    f"Pass a number above {low:g}, up to {high:g}."
-                )
+    def check_ranges(self) -> None:
+        """Raise TrainingError that names the flag of an option out of range."""
+        check_options(self, FLAG)

@@ -1,7 +1,7 @@
-"""The refiner that needs no weights: a small network trained at run time on this scene alone.
+"""The refiner `denoiser`: a small network that is trained at run time on this scene alone and needs no weights.
 
-It learns from pairs of pictures that the training wrote into the episode's folder (`refiners.pairs`): what is noise of
-single splats, and what satellite images look like. It cleans up; it is not generative and invents nothing.
+Its training data are the image pairs in the episode directory (`denoiser_pairs`): pairs of renders for the noise of
+single Gaussians (Noise2Noise), pairs with satellite images for their appearance. It is not generative.
 """
 
 import hashlib
@@ -18,74 +18,87 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from skyfall_ns.io.files import write_whole
+from skyfall_ns.io.files import atomic_write
 from skyfall_ns.refiners.base import Refiner, RenderedView
 from skyfall_ns.refiners.denoiser_network import Denoiser
-from skyfall_ns.refiners.denoiser_options import SceneOptions
-from skyfall_ns.refiners.denoiser_pairs import Pair, read_pairs
+from skyfall_ns.refiners.denoiser_options import DenoiserOptions
+from skyfall_ns.refiners.denoiser_pairs import ImagePair, read_pairs
 
 NETWORK_FILE = "network.pt"
 
 
 @dataclass(frozen=True)
-class SceneRefinerConfig:
-    """A network for one episode, trained when it is first needed and kept in the episode's folder."""
+class DenoiserRefinerConfig:
+    """A network for one episode, trained at the first `load` and saved in the episode directory."""
 
-    options: SceneOptions = field(default_factory=SceneOptions)
+    options: DenoiserOptions = field(default_factory=DenoiserOptions)
     generative: ClassVar[bool] = False
     batch: int = 4
 
+    @classmethod
+    def from_options(cls, options: DenoiserOptions) -> "DenoiserRefinerConfig":
+        """The configuration for options of the command line or a manifest."""
+        return cls(options)
+
+    @property
+    def training_pairs(self) -> int:
+        """Number of views of which image pairs are rendered."""
+        return self.options.pairs
+
     def check(self) -> None:
-        """TrainingError for numbers that make no sense; no weights can be missing."""
-        self.options.check()
+        """Raise TrainingError for options out of range."""
+        self.options.check_ranges()
 
     def identity(self, episode: Path | None = None) -> dict[str, Any]:
-        """Name and options."""
-        return {"name": "scene", **asdict(self.options)}
+        """Refiner name and options."""
+        return {"name": "denoiser", **asdict(self.options)}
 
     @contextmanager
     def load(self, device: torch.device, episode: Path) -> Iterator[Refiner]:
-        """Train the network, or load the one that was trained from the same pairs with the same options."""
-        network = self._network(device, episode).eval()
+        """Load the network that was trained on the same pairs with the same options, or train it.
+
+        Raises TrainingError if the episode directory has no pairs or a damaged one."""
+        network = self._load_or_train(device, episode).eval()
 
         @torch.no_grad()
         def refine(views: Sequence[RenderedView]) -> list[Tensor]:
-            return [self._refined(network, view.image.to(device)).cpu() for view in views]
+            return [self._denoise_image(network, view.image.to(device)).cpu() for view in views]
 
         yield refine
 
-    def _refined(self, network: nn.Module, image: Tensor) -> Tensor:
+    def _denoise_image(self, network: nn.Module, image: Tensor) -> Tensor:
         height, width, _ = image.shape
         padded = functional.pad(image.permute(2, 0, 1)[None], (0, -width % 4, 0, -height % 4), mode="replicate")
-        answer = network(padded)[0, :, :height, :width].permute(1, 2, 0)
-        return torch.lerp(image, answer, self.options.strength)
+        denoised = network(padded)[0, :, :height, :width].permute(1, 2, 0)
+        return torch.lerp(image, denoised, self.options.strength)
 
-    def _network(self, device: torch.device, episode: Path) -> Denoiser:
+    def _load_or_train(self, device: torch.device, episode: Path) -> Denoiser:
         pairs, file = read_pairs(episode / "pairs"), episode / NETWORK_FILE
-        network, key = Denoiser(self.options.width, self.options.seed), _key(self.options, pairs)
-        known = _read_network(file)
-        if known is None or known["key"] != key:
+        network, key = Denoiser(self.options.width, self.options.seed), _training_key(self.options, pairs)
+        saved = _read_saved_network(file)
+        if saved is None or saved["key"] != key:
             train_network(network.to(device), pairs, self.options)
             state = {name: value.cpu() for name, value in network.state_dict().items()}
             buffer = io.BytesIO()
             torch.save({"key": key, "network": state}, buffer)
-            write_whole(file, buffer.getvalue())
+            atomic_write(file, buffer.getvalue())
         else:
-            network.load_state_dict(known["network"])
+            network.load_state_dict(saved["network"])
         return network.to(device)
 
 
-def train_network(network: nn.Module, pairs: Sequence[Pair], options: SceneOptions) -> None:
-    """Least squares of what the network makes of one picture of a pair against the other, where both are known."""
+def train_network(network: nn.Module, pairs: Sequence[ImagePair], options: DenoiserOptions) -> None:
+    """Train the network in place to predict the second image of a pair from the first: least squares over the pixels
+    with weight (Noise2Noise, Lehtinen et al. 2018, arXiv 1803.04189)."""
     device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(options.seed)
     optimizer = torch.optim.Adam(network.parameters(), options.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
-    crops = _Crops(pairs, options, generator)
+    crops = _CropSampler(pairs, options, generator)
     bar = tqdm(range(options.steps), desc="Learning the scene", unit="step", leave=False, file=sys.stderr, disable=None)
     with torch.enable_grad():
         for _ in bar:
-            first, second, weight = (part.to(device) for part in crops.draw())
+            first, second, weight = (part.to(device) for part in crops.draw_batch())
             error = (network(first) - second).square() * weight
             loss = error.sum() / weight.sum().clamp_min(1)
             optimizer.zero_grad()
@@ -94,39 +107,40 @@ def train_network(network: nn.Module, pairs: Sequence[Pair], options: SceneOptio
             schedule.step()
 
 
-class _Crops:
-    """Random crops of pairs: satellites' by their share, the scene's own for the rest."""
+class _CropSampler:
+    """Draws random crops of pairs: a share of pairs with satellite images, pairs of renders for the rest."""
 
-    def __init__(self, pairs: Sequence[Pair], options: SceneOptions, generator: torch.Generator) -> None:
+    def __init__(self, pairs: Sequence[ImagePair], options: DenoiserOptions, generator: torch.Generator) -> None:
         self._options, self._generator = options, generator
-        self._of = {kind: [p for p in pairs if p.satellite == kind] for kind in (False, True)}
+        self._pairs_by_source = {source: [p for p in pairs if p.satellite == source] for source in (False, True)}
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Batches "b 3 s s", "b 3 s s" and "b 1 s s"."""
-        crops = [self._crop() for _ in range(self._options.batch)]
+    def draw_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw first images "b 3 s s", second images "b 3 s s" and weights "b 1 s s"."""
+        crops = [self._draw_crop() for _ in range(self._options.batch)]
         return tuple(torch.stack([crop[part] for crop in crops]) for part in range(3))  # type: ignore[return-value]
 
-    def _crop(self) -> tuple[Tensor, Tensor, Tensor]:
-        wanted = bool(torch.rand((), generator=self._generator) < self._options.satellite_share)
-        pairs = self._of[wanted] or self._of[not wanted]
-        pair = pairs[self._integer(len(pairs))]
+    def _draw_crop(self) -> tuple[Tensor, Tensor, Tensor]:
+        satellite = bool(torch.rand((), generator=self._generator) < self._options.satellite_share)
+        pairs = self._pairs_by_source[satellite] or self._pairs_by_source[not satellite]
+        pair = pairs[self._random_integer(len(pairs))]
         size = self._options.crop_px
         height, width = pair.weight.shape
-        row, column = self._integer(max(height - size, 0) + 1), self._integer(max(width - size, 0) + 1)
+        row, column = self._random_integer(max(height - size, 0) + 1), self._random_integer(max(width - size, 0) + 1)
         parts = (pair.first, pair.second, pair.weight[..., None])
-        cut = [_sized(part[row : row + size, column : column + size].permute(2, 0, 1), size) for part in parts]
-        return tuple(part.flip(-1) for part in cut) if self._integer(2) else tuple(cut)  # type: ignore[return-value]
+        crop = [_pad_to_size(part[row : row + size, column : column + size].permute(2, 0, 1), size) for part in parts]
+        return tuple(part.flip(-1) for part in crop) if self._random_integer(2) else tuple(crop)  # type: ignore[return-value]
 
-    def _integer(self, below: int) -> int:
+    def _random_integer(self, below: int) -> int:
         return int(torch.randint(below, (), generator=self._generator))
 
 
-def _sized(crop: Tensor, size: int) -> Tensor:
-    """Pictures smaller than a crop get a border of zero weight."""
+def _pad_to_size(crop: Tensor, size: int) -> Tensor:
+    """Pad a crop "c h w" of a smaller image with zeros, which have no weight."""
     return functional.pad(crop, (0, size - crop.shape[-1], 0, size - crop.shape[-2]))
 
 
-def _key(options: SceneOptions, pairs: Sequence[Pair]) -> str:
+def _training_key(options: DenoiserOptions, pairs: Sequence[ImagePair]) -> str:
+    """Hash of everything that determines the trained network."""
     digest = hashlib.sha256(repr(sorted(asdict(options).items())).encode())
     for pair in pairs:
         for part in (pair.first, pair.second, pair.weight):
@@ -134,10 +148,10 @@ def _key(options: SceneOptions, pairs: Sequence[Pair]) -> str:
     return digest.hexdigest()
 
 
-def _read_network(file: Path) -> dict[str, Any] | None:
-    """What was saved; None where there is nothing, or nothing whole."""
+def _read_saved_network(file: Path) -> dict[str, Any] | None:
+    """Contents of a network file, {"key", "network"}; None where it is missing or damaged."""
     try:
-        known = torch.load(file, map_location="cpu", weights_only=True)
+        saved = torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # whatever is wrong with the file, the network is trained again
         return None
-    return known if isinstance(known, dict) and {"key", "network"} <= known.keys() else None
+    return saved if isinstance(saved, dict) and {"key", "network"} <= saved.keys() else None

@@ -1,48 +1,36 @@
-"""Options of the refiner `scene`; light, because commands read them for their help."""
+"""Options of the refiner `denoiser`; imports nothing heavy, because every `--help` reads them."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from skyfall_ns.errors import TrainingError
+from skyfall_ns.option_checks import COUNT, SHARE, InRange, check_options
 
-FLAG = "--pipeline.refiner.scene."
+FLAG = "--pipeline.refiner.denoiser."
 
 
 @dataclass(frozen=True)
-class SceneOptions:
-    """The network and its training; the defaults take about a minute on two CPU cores."""
+class DenoiserOptions:
+    """Options of the network and its training; the defaults take about a minute on two CPU cores."""
 
-    pairs: int = 36
-    """Views of the episode that pairs are drawn of; every satellite image gives one more."""
-    steps: int = 300
+    pairs: Annotated[int, COUNT] = 36
+    """Number of views of the episode of which training pairs are rendered; every satellite image adds one more."""
+    steps: Annotated[int, COUNT] = 300
     """Training steps."""
-    width: int = 16
-    """Channels of the network at full size; it has twice as many below."""
-    rate: float = 3e-3
-    """Learning rate at the start; it falls to 0 along a cosine."""
-    crop_px: int = 96
-    """Size of the crops that it is trained on, pixels; a multiple of 4."""
-    batch: int = 6
+    width: Annotated[int, InRange(4, multiple_of=4)] = 16
+    """Channels of the network at full resolution; twice as many at lower resolutions."""
+    rate: Annotated[float, InRange(0, 1, above=True, below=True)] = 3e-3
+    """Initial learning rate; it decays to 0 along a cosine."""
+    crop_px: Annotated[int, InRange(16, multiple_of=4)] = 96
+    """Width and height of training crops, pixels; a multiple of 4."""
+    batch: Annotated[int, COUNT] = 6
     """Crops per step."""
-    satellite_share: float = 0.5
-    """Part of the crops that come from satellite images."""
-    strength: float = 0.4
-    """How far pictures move from the render (0) to the network's answer (1)."""
+    satellite_share: Annotated[float, SHARE] = 0.5
+    """Fraction of the crops that come from satellite images."""
+    strength: Annotated[float, SHARE] = 0.4
+    """Blend between the render (0) and the output of the network (1)."""
     seed: int = 0
-    """Of the network's first weights and of the crops."""
+    """Seed of the initial weights and of the crops."""
 
-    def check(self) -> None:
-        """TrainingError that names the flag of a number that makes no sense."""
-        wanted = {
-            "pairs": (self.pairs >= 1, "1 or more"),
-            "steps": (self.steps >= 1, "1 or more"),
-            "width": (self.width >= 4 and self.width % 4 == 0, "a multiple of 4"),
-            "rate": (0 < self.rate < 1, "a number between 0 and 1"),
-            "crop-px": (self.crop_px >= 16 and self.crop_px % 4 == 0, "16 or more, a multiple of 4"),
-            "batch": (self.batch >= 1, "1 or more"),
-            "satellite-share": (0 <= self.satellite_share <= 1, "a number from 0 to 1"),
-            "strength": (0 <= self.strength <= 1, "a number from 0 to 1"),
-        }
-        for name, (holds, words) in wanted.items():
-            if not holds:
-                value = getattr(self, name.replace("-", "_"))
-                raise TrainingError(f"{FLAG}{name} {value} trains no network. Pass {words}.")
+    def check_ranges(self) -> None:
+        """Raise TrainingError that names the flag of an option out of range."""
+        check_options(self, FLAG)

@@ -1,116 +1,107 @@
-"""FlowEdit: editing a picture along the difference of two flows, without inverting it.
+"""The refiner `flowedit` of Skyfall-GS: FlowEdit with any rectified-flow model that has an adapter."""
 
-Formulas: Kulikov et al., FlowEdit (arXiv 2412.08629), with the tail of n_min plain steps that its code adds. For a
-rectified flow z = (1 - sigma) x + sigma e the network predicts dz/dsigma.
-"""
-
-from collections.abc import Callable
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skyfall_ns.errors import TrainingError
+from skyfall_ns.refiners.base import Refiner, RenderedView
+from skyfall_ns.refiners.batches import split_images, stack_images
+from skyfall_ns.refiners.diffusion_models import ADAPTERS
+from skyfall_ns.refiners.flowedit_algorithm import FlowModel, NoiseFn, flow_edit_latents
+from skyfall_ns.refiners.model_catalog import FLUX2_KLEIN_BASE
+from skyfall_ns.refiners.model_loading import load_pipeline
+from skyfall_ns.refiners.options import DiffusionOptions, NoiseMode, check_ranges, refuse_unused
+from skyfall_ns.refiners.padding import pad_to_multiple, padded_size
+from skyfall_ns.refiners.prompts import are_cached, encode_prompts, prompts_to_encode
+from skyfall_ns.refiners.resolved_options import ResolvedOptions, check_resolved, edit_steps, resolve_options
+from skyfall_ns.refiners.view_noise import anchored_noise, seeded_noise
+from skyfall_ns.refiners.weights import find_weights, model_identity, require_complete, require_packages
 
-Latents = Float[Tensor, "b c h w"]
-NoiseFn = Callable[[int, int, tuple[int, ...]], Tensor]
-"""(step, k, shape) -> white noise: `step` counts from the start of the schedule, `k` the averaged draws of a step."""
-
-
-class FlowModel(Protocol):
-    """A rectified-flow model, in the latents its network sees, kept as a grid: channels by rows by columns."""
-
-    def encode(self, image: Float[Tensor, "b 3 y x"]) -> Latents:
-        """Latents, float32, of pictures in 0..1."""
-        ...
-
-    def decode(self, z: Latents) -> Float[Tensor, "b 3 y x"]:
-        """Pictures, float32, about 0..1."""
-        ...
-
-    def sigmas(self, size_px: tuple[int, int], steps: int) -> Float[Tensor, "t1"]:
-        """Noise levels for pictures of (height, width), falling to 0; steps + 1 of them, on the CPU."""
-        ...
-
-    def condition(self, prompt: str, guidance: float | None) -> Any:
-        """What `velocity` is told of a prompt."""
-        ...
-
-    def velocity(self, z: Latents, sigma: float, condition: Any) -> Latents:
-        """dz/dsigma, float32."""
-        ...
+NAME = "flowedit"
+_UNUSED_OPTIONS = ("instruction",)
 
 
 @dataclass(frozen=True)
-class EditSteps:
-    """Which of the last steps of a schedule are used: `n_max` in all, the last `n_min` of them as plain sampling."""
+class FlowEditRefinerConfig(DiffusionOptions):
+    """FlowEdit from a source prompt (blurred renders) to a target prompt (sharp images); keeps the content."""
 
-    n_max: int
-    n_min: int = 0
-    n_avg: int = 1
-    """Draws of noise averaged per edit step."""
+    generative: ClassVar[bool] = True
+    model: str = FLUX2_KLEIN_BASE
+    """Hub name of a diffusers pipeline in the local cache, or a local directory with one."""
+
+    def check(self) -> None:
+        """Raise MissingExtraError if a package or weights are missing, TrainingError for options out of range."""
+        refuse_unused(self, _UNUSED_OPTIONS, NAME)
+        check_ranges(self)
+        require_packages(self.quantize)
+        weights = find_weights(self, ADAPTERS)
+        resolved = resolve_options(self, weights)
+        check_resolved(resolved)
+        adapter = ADAPTERS[weights.pipeline_class]
+        cached = are_cached(weights, adapter.text_parts, self.dtype, prompts_to_encode(resolved, adapter))
+        require_complete(weights, adapter.text_parts if cached else ())
+
+    def identity(self, episode: Path | None = None) -> dict[str, Any]:
+        """Everything that changes images."""
+        weights = find_weights(self, ADAPTERS)
+        options = vars(resolve_options(self, weights)).copy()
+        del options["instruction"]
+        return {"name": NAME, **model_identity(self, weights), **options, "noise": self.noise}
+
+    @contextmanager
+    def load(self, device: torch.device, episode: Path) -> Iterator[Refiner]:
+        """Load the refiner for the duration of the context; it must not be called afterwards."""
+        self.check()
+        weights = find_weights(self, ADAPTERS)
+        resolved, adapter = resolve_options(self, weights), ADAPTERS[weights.pipeline_class]
+        prompts = encode_prompts(weights, adapter, self, prompts_to_encode(resolved, adapter), device)
+        with load_pipeline(weights, adapter.text_parts, self, device) as pipe:
+            model = adapter(pipe, prompts, resolved.negative_prompt)
+            seed = episode_noise_seed(episode) if self.noise == "anchored" else 0
+            yield FlowEditRefiner(model, resolved, self.noise, seed, device)
 
 
-def check_steps(steps: EditSteps, total: int, flag: str) -> None:
-    """TrainingError unless 0 <= n_min <= n_max <= total and n_avg >= 1; `flag` is what command lines put before."""
-    if not 0 <= steps.n_min <= steps.n_max:
-        raise TrainingError(
-            f"{flag}.n-min is {steps.n_min} and {flag}.n-max is {steps.n_max}, but 0 <= n-min <= n-max must hold. "
-            f"Pass {flag}.n-min 0 to only edit, or a larger {flag}.n-max."
-        )
-    if steps.n_max > total:
-        raise TrainingError(
-            f"{flag}.n-max is {steps.n_max}, but the schedule has only {total} steps. "
-            f"Pass at most {total}, or more {flag}.steps."
-        )
-    if steps.n_avg < 1:
-        raise TrainingError(f"{flag}.n-avg is {steps.n_avg}, and at least one draw is needed. Pass 1 or more.")
+@dataclass(frozen=True)
+class FlowEditRefiner:
+    """FlowEdit with a loaded model; implements `Refiner`."""
+
+    model: FlowModel
+    options: ResolvedOptions
+    noise: NoiseMode
+    noise_seed: int
+    """Seed of anchored noise, shared by all views of an episode."""
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self, views: Sequence[RenderedView]) -> list[Float[Tensor, "h w 3"]]:
+        options, images = self.options, stack_images(views)
+        height, width = images.shape[-2:]
+        padded = padded_size(height, width)
+        sigmas = self.model.noise_levels(padded, options.steps)
+        steps = edit_steps(options, sigmas)
+        if steps.n_max == 0:
+            return [view.image for view in views]
+        source = self.model.make_condition(options.source_prompt, options.source_guidance)
+        target = self.model.make_condition(options.target_prompt, options.target_guidance)
+        x = self.model.encode_images(pad_to_multiple(images).to(self.device))
+        z = flow_edit_latents(self.model, x, source, target, sigmas, steps, self._noise_function(views, padded))
+        return split_images(self.model.decode_latents(z), height, width)
+
+    def _noise_function(self, views: Sequence[RenderedView], padded: tuple[int, int]) -> NoiseFn:
+        if self.noise == "anchored":
+            return anchored_noise(views, padded, self.noise_seed)
+        return seeded_noise([view.seed for view in views])
 
 
-def steps_left_at(sigmas: Float[Tensor, "t1"], sigma: float) -> int:
-    """How many steps are left at the noise level of the schedule nearest to `sigma`."""
-    return len(sigmas) - 1 - int((sigmas - sigma).abs().argmin())
-
-
-def sample_to_end(model: FlowModel, z: Latents, condition: Any, sigmas: Float[Tensor, "t1"], first: int) -> Latents:
-    """Plain Euler steps from `first` to the end of the schedule."""
-    for i in range(first, len(sigmas) - 1):
-        sigma = float(sigmas[i])
-        z = z + (float(sigmas[i + 1]) - sigma) * model.velocity(z, sigma, condition)
-    return z
-
-
-def flow_edit_latents(
-    model: FlowModel,
-    x: Latents,
-    source: Any,
-    target: Any,
-    sigmas: Float[Tensor, "t1"],
-    steps: EditSteps,
-    noise: NoiseFn,
-) -> Latents:
-    """Latents of the edited picture, of 2 n_avg (n_max - n_min) + n_min velocities.
-
-    The edit steps sum up (sigma_next - sigma) mean_k [v(z + delta, target) - v(z, source)] as delta, by itself and in
-    float32: equal conditions leave it exactly zero, in any format of the network.
-    """
-
-    def noisy(i: int, k: int) -> Latents:
-        sigma = float(sigmas[i])
-        return (1 - sigma) * x + sigma * noise(i, k, tuple(x.shape)).to(x)
-
-    end = len(sigmas) - 1
-    delta = torch.zeros_like(x, dtype=torch.float32)
-    for i in range(end - steps.n_max, end - steps.n_min):
-        sigma = float(sigmas[i])
-        change = torch.zeros_like(delta)
-        for k in range(steps.n_avg):
-            z = noisy(i, k)
-            change += model.velocity(z + delta, sigma, target) - model.velocity(z, sigma, source)
-        delta += (float(sigmas[i + 1]) - sigma) / steps.n_avg * change
-    if steps.n_min == 0:
-        return x + delta
-    first = end - steps.n_min
-    return sample_to_end(model, noisy(first, 0) + delta, target, sigmas, first)
+def episode_noise_seed(episode: Path) -> int:
+    """Seed from the episode's number, not from its directory, which may have another name on another machine."""
+    number = json.loads((episode / "poses.json").read_text())["episode"]["number"]
+    return zlib.crc32(f"episode_{number:02d}".encode())

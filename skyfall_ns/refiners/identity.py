@@ -1,4 +1,4 @@
-"""The refiner that changes nothing: the loop by itself, for tests and comparisons."""
+"""The refiner `identity`: returns renders unchanged, for tests and comparisons."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,25 +12,27 @@ from torch import Tensor
 from skyfall_ns.refiners.base import Refiner, RenderedView
 
 
-def _unchanged(views: Sequence[RenderedView]) -> list[Tensor]:
+def return_renders(views: Sequence[RenderedView]) -> list[Tensor]:
+    """Rendered images, unchanged."""
     return [view.image for view in views]
 
 
 @dataclass(frozen=True)
-class NoneRefinerConfig:
-    """Nothing is refined."""
+class IdentityRefinerConfig:
+    """No refinement."""
 
     generative: ClassVar[bool] = False
     batch: int = 1
+    training_pairs: int = 0
 
     def check(self) -> None:
-        """Nothing can be missing."""
+        """Nothing to check: there are neither options nor weights."""
 
     def identity(self, episode: Path | None = None) -> dict[str, Any]:
-        """The name says it all."""
-        return {"name": "none"}
+        """Refiner name; there are no options."""
+        return {"name": "identity"}
 
     @contextmanager
     def load(self, device: torch.device, episode: Path) -> Iterator[Refiner]:
-        """Nothing to load."""
-        yield _unchanged
+        """Yield the refiner; nothing is loaded."""
+        yield return_renders

@@ -1,17 +1,17 @@
-"""Models that refiners know: licence, size, and the numbers that suit them.
+"""Catalog of diffusion models: license, size and preset options.
 
-Sources: the models' cards on huggingface.co; diffusers' documentation for steps and guidance of plain sampling;
-FLUX.1-dev's numbers and the prompts are Skyfall-GS's (arXiv 2510.15869, its FlowEdit at 9489c5b), SD3's guidance is
-FlowEdit's (arXiv 2412.08629). Guidance of the others is a careful guess: nobody has measured it on renders of splats.
-Downloads are parameters at two bytes, text encoders included; memory is for bfloat16 at 1024 pixels a side, text
-encoders gone.
+Sources: the model cards on huggingface.co; the documentation of diffusers for steps and guidance of plain sampling;
+the preset of FLUX.1-dev and the prompts are those of Skyfall-GS (arXiv 2510.15869, its FlowEdit at 9489c5b), the
+guidance of SD3 is that of FlowEdit (arXiv 2412.08629). The guidance of the other models is an estimate that has not
+been measured on renders of Gaussians. Download sizes count two bytes per parameter, text encoders included; memory is
+for bfloat16 at 1024 x 1024 pixels without text encoders.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 Guidance = Literal["embedded", "classifier-free", "none"]
-"""How a model is told to follow a prompt: a number it was trained with, a second prediction, or not at all."""
+"""How a model is guided: by an embedded strength, by a second prediction (negative prompt), or not at all."""
 
 SOURCE_PROMPT = (
     "Satellite image of an urban area with modern and older buildings, roads, green spaces. "
@@ -23,7 +23,7 @@ TARGET_PROMPT = (
 )
 INSTRUCTION = (
     "Turn this blurred and distorted rendering of a city into a sharp aerial photograph. Keep every building, road and "
-    "tree where it is, keep colours and light, and invent nothing that is not there."
+    "tree where it is, keep colors and light, and invent nothing that is not there."
 )
 
 FLUX1_DEV = "black-forest-labs/FLUX.1-dev"
@@ -33,49 +33,49 @@ Z_IMAGE = "Tongyi-MAI/Z-Image"
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """A preset: what stands where an option says nothing."""
+class Preset:
+    """Values of options that are not set."""
 
     steps: int
     source_guidance: float = 1.5
     target_guidance: float = 5.5
     edit_start_sigma: float = 0.64
-    """Noise level where editing starts; Skyfall-GS's at 1024 pixels."""
+    """Noise level where editing starts; that of Skyfall-GS at 1024 pixels."""
     edit_end_sigma: float = 0.345
-    """Noise level where plain sampling begins; Skyfall-GS's at 1024 pixels."""
+    """Noise level where plain sampling starts; that of Skyfall-GS at 1024 pixels."""
     n_avg: int = 1
     edit_steps: int | None = None
-    """Steps where renders are edited, of a model whose few steps are too coarse for that; None: the same."""
+    """Steps of the schedule for editing, for distilled models whose `steps` are too coarse; None: `steps`."""
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """What to know before fetching a model."""
+    """License, size and preset of a model."""
 
-    licence: str
+    license: str
     gated: bool
-    """Whether its page asks to accept the licence first."""
+    """Whether the license must be accepted on the model's page before the download."""
     parameters_b: float
-    """Of the network that is evaluated at each step, in 1e9."""
+    """Parameters of the network that is evaluated at each step, in 1e9."""
     download_gb: float
     memory_gb: float
-    numbers: Numbers
+    preset: Preset
 
 
-_FLUX_DEV = Numbers(steps=28, source_guidance=1.5, target_guidance=5.5)
-_KLEIN_BASE = Numbers(steps=50, source_guidance=1.5, target_guidance=4.0)
-_KLEIN = Numbers(steps=4, edit_steps=50)
-_SD3 = Numbers(steps=50, source_guidance=3.5, target_guidance=13.5)
-_Z_IMAGE = Numbers(steps=50, source_guidance=0.5, target_guidance=4.0)
-_KONTEXT = Numbers(steps=28, target_guidance=2.5)
-_QWEN_EDIT = Numbers(steps=40, target_guidance=4.0)
-_DEV_LICENCE = "the FLUX.1 [dev] Non-Commercial License"
+_FLUX_DEV = Preset(steps=28, source_guidance=1.5, target_guidance=5.5)
+_KLEIN_BASE = Preset(steps=50, source_guidance=1.5, target_guidance=4.0)
+_KLEIN = Preset(steps=4, edit_steps=50)
+_SD3 = Preset(steps=50, source_guidance=3.5, target_guidance=13.5)
+_Z_IMAGE = Preset(steps=50, source_guidance=0.5, target_guidance=4.0)
+_KONTEXT = Preset(steps=28, target_guidance=2.5)
+_QWEN_EDIT = Preset(steps=40, target_guidance=4.0)
+_DEV_LICENSE = "the FLUX.1 [dev] Non-Commercial License"
 
-KNOWN: dict[str, KnownModel] = {
-    FLUX1_DEV: KnownModel(_DEV_LICENCE, True, 12, 34, 24, _FLUX_DEV),
-    "black-forest-labs/FLUX.1-Krea-dev": KnownModel(_DEV_LICENCE, True, 12, 34, 24, _FLUX_DEV),
-    "black-forest-labs/FLUX.1-Kontext-dev": KnownModel(_DEV_LICENCE, True, 12, 34, 24, _KONTEXT),
-    "black-forest-labs/FLUX.1-schnell": KnownModel("Apache-2.0", False, 12, 34, 24, Numbers(steps=28)),
+KNOWN_MODELS: dict[str, KnownModel] = {
+    FLUX1_DEV: KnownModel(_DEV_LICENSE, True, 12, 34, 24, _FLUX_DEV),
+    "black-forest-labs/FLUX.1-Krea-dev": KnownModel(_DEV_LICENSE, True, 12, 34, 24, _FLUX_DEV),
+    "black-forest-labs/FLUX.1-Kontext-dev": KnownModel(_DEV_LICENSE, True, 12, 34, 24, _KONTEXT),
+    "black-forest-labs/FLUX.1-schnell": KnownModel("Apache-2.0", False, 12, 34, 24, Preset(steps=28)),
     FLUX2_KLEIN: KnownModel("Apache-2.0", False, 4, 16, 13, _KLEIN),
     FLUX2_KLEIN_BASE: KnownModel("Apache-2.0", False, 4, 16, 13, _KLEIN_BASE),
     "stabilityai/stable-diffusion-3.5-medium": KnownModel(
@@ -86,9 +86,9 @@ KNOWN: dict[str, KnownModel] = {
     "Qwen/Qwen-Image-Edit-2511": KnownModel("Apache-2.0", False, 20, 58, 58, _QWEN_EDIT),
 }
 
-FAMILIES: dict[tuple[str, Guidance], Numbers] = {
+PIPELINE_PRESETS: dict[tuple[str, Guidance], Preset] = {
     ("FluxPipeline", "embedded"): _FLUX_DEV,
-    ("FluxPipeline", "none"): Numbers(steps=28),
+    ("FluxPipeline", "none"): Preset(steps=28),
     ("FluxKontextPipeline", "embedded"): _KONTEXT,
     ("StableDiffusion3Pipeline", "classifier-free"): _SD3,
     ("Flux2KleinPipeline", "classifier-free"): _KLEIN_BASE,
@@ -97,27 +97,27 @@ FAMILIES: dict[tuple[str, Guidance], Numbers] = {
     ("QwenImageEditPipeline", "classifier-free"): _QWEN_EDIT,
     ("QwenImageEditPlusPipeline", "classifier-free"): _QWEN_EDIT,
 }
-"""Numbers for models that are not in KNOWN, a local folder for instance, by pipeline class and kind of guidance."""
+"""Presets of models that are not in `KNOWN_MODELS`, for example local directories, by pipeline class and guidance."""
 
 
-def numbers_for(model: str, family: str, guidance: Guidance) -> Numbers:
-    """The preset of a model, or else of its family."""
-    if model in KNOWN:
-        return KNOWN[model].numbers
-    return FAMILIES.get((family, guidance), Numbers(steps=28))
+def preset_for(model: str, family: str, guidance: Guidance) -> Preset:
+    """Preset of a known model, or else of its pipeline class and guidance."""
+    if model in KNOWN_MODELS:
+        return KNOWN_MODELS[model].preset
+    return PIPELINE_PRESETS.get((family, guidance), Preset(steps=28))
 
 
-def licence_of(model: str) -> str:
-    """In words, for messages and manifests."""
-    return KNOWN[model].licence if model in KNOWN else "unknown to skyfall-ns"
+def model_license(model: str) -> str:
+    """Name of a model's license, for messages and manifests."""
+    return KNOWN_MODELS[model].license if model in KNOWN_MODELS else "unknown to skyfall-ns"
 
 
 def models_table() -> str:
-    """The known models in Markdown, for docs/stage2.md."""
-    head = ("model", "licence", "gated", "parameters, 10⁹", "download, GB", "GPU memory, GB")
+    """Markdown table of the known models, for docs/guides/refiners.md."""
+    head = ("model", "license", "gated", "parameters, 10⁹", "download, GB", "GPU memory, GB")
     rows = [
-        (f"`{name}`", model.licence, "yes" if model.gated else "no",
+        (f"`{name}`", model.license, "yes" if model.gated else "no",
          *(f"{number:g}" for number in (model.parameters_b, model.download_gb, model.memory_gb)))
-        for name, model in KNOWN.items()
+        for name, model in KNOWN_MODELS.items()
     ]  # fmt: skip
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows))

@@ -1,4 +1,4 @@
-"""Pipelines lent from local files: number format, quantisation, offload, and all memory back at the end."""
+"""Loading of diffusers pipelines from local files, with quantization and offloading; memory is released at the end."""
 
 import gc
 import importlib
@@ -16,64 +16,66 @@ _NETWORKS = ("transformer", "vae")
 
 
 @contextmanager
-def lend_pipeline(
+def load_pipeline(
     weights: Weights,
-    without: Collection[str],
+    excluded: Collection[str],
     options: DiffusionOptions,
     device: torch.device,
     loader: str = "DiffusionPipeline",
 ) -> Iterator[Any]:
-    """The pipeline, ready on `device`, except for components in `without`. `loader` names a class of diffusers."""
+    """Load a pipeline to `device` without the components in `excluded`; `loader`: name of a class of diffusers.
+
+    Raises TrainingError if the device or its memory does not suffice."""
     require_device(options, device)
-    with _memory_returned(device):
-        with _out_of_memory_named(options):
-            pipe = _from_disk(weights, without, loader, options)
+    with _release_memory_at_end(device):
+        with _explain_out_of_memory(options):
+            pipe = _read_components(weights, excluded, loader, options)
             if options.quantize == "fp8":
                 pipe.transformer.enable_layerwise_casting(
                     storage_dtype=torch.float8_e4m3fn, compute_dtype=getattr(torch, options.dtype)
                 )
-            _place(pipe, options, device)
-        with _emptied_at_end(pipe):
+            _move_to_device(pipe, options, device)
+        with _drop_networks_at_end(pipe):
             yield pipe
 
 
 @contextmanager
-def lend_text_encoders(
+def load_text_encoders(
     weights: Weights, text_parts: Collection[str], options: DiffusionOptions, device: torch.device
 ) -> Iterator[Any]:
-    """The pipeline with nothing but its text encoders, for encoding prompts."""
-    without = [name for name in _NETWORKS if name not in text_parts]
-    with _memory_returned(device):
-        with _out_of_memory_named(options):
-            pipe = _from_disk(weights, without, "DiffusionPipeline", options)
+    """Load a pipeline with only its text encoders, for encoding prompts."""
+    excluded = [name for name in _NETWORKS if name not in text_parts]
+    with _release_memory_at_end(device):
+        with _explain_out_of_memory(options):
+            pipe = _read_components(weights, excluded, "DiffusionPipeline", options)
             pipe.to(device)
-        with _emptied_at_end(pipe):
+        with _drop_networks_at_end(pipe):
             yield pipe
 
 
 def require_device(options: DiffusionOptions, device: torch.device) -> None:
-    """TrainingError for options that need a GPU where there is none."""
+    """Raise TrainingError for options that need a CUDA device if `device` is none."""
     if device.type == "cuda":
         return
-    for name, works in (("quantize", ("none", "fp8")), ("offload", ("none",))):
+    for name, supported in (("quantize", ("none", "fp8")), ("offload", ("none",))):
         value = getattr(options, name)
-        if value not in works:
+        if value not in supported:
             raise TrainingError(
                 f"{FLAG}.{name} {value} needs a CUDA device, and this is {device}. Pass {FLAG}.{name} none."
             )
 
 
 def empty_cache(device: torch.device) -> None:
-    """Give memory that nothing uses back to the GPU."""
+    """Release unused memory of the GPU."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def _from_disk(weights: Weights, without: Collection[str], loader: str, options: DiffusionOptions) -> Any:
+def _read_components(weights: Weights, excluded: Collection[str], loader: str, options: DiffusionOptions) -> Any:
     diffusers = importlib.import_module("diffusers")
-    extra: dict[str, Any] = {name: None for name in without if name in weights.components}
-    if options.quantize == "nf4" and "transformer" not in without:
+    extra: dict[str, Any] = {name: None for name in excluded if name in weights.components}
+    if options.quantize == "nf4" and "transformer" not in excluded:
         extra["quantization_config"] = diffusers.PipelineQuantizationConfig(
             quant_backend="bitsandbytes_4bit",
             quant_kwargs={
@@ -84,13 +86,13 @@ def _from_disk(weights: Weights, without: Collection[str], loader: str, options:
             components_to_quantize=["transformer"],
         )
     pipe = getattr(diffusers, loader).from_pretrained(
-        str(weights.folder), dtype=getattr(torch, options.dtype), local_files_only=True, **extra
+        str(weights.directory), dtype=getattr(torch, options.dtype), local_files_only=True, **extra
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def _place(pipe: Any, options: DiffusionOptions, device: torch.device) -> None:
+def _move_to_device(pipe: Any, options: DiffusionOptions, device: torch.device) -> None:
     if options.offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif options.offload == "group":
@@ -100,8 +102,8 @@ def _place(pipe: Any, options: DiffusionOptions, device: torch.device) -> None:
 
 
 @contextmanager
-def _emptied_at_end(pipe: Any) -> Iterator[None]:
-    """Networks go away even where somebody still holds the pipeline."""
+def _drop_networks_at_end(pipe: Any) -> Iterator[None]:
+    """Remove the networks from the pipeline at the end, so that remaining references to it hold no memory."""
     try:
         yield
     finally:
@@ -111,7 +113,7 @@ def _emptied_at_end(pipe: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_returned(device: torch.device) -> Iterator[None]:
+def _release_memory_at_end(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
@@ -119,7 +121,7 @@ def _memory_returned(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _out_of_memory_named(options: DiffusionOptions) -> Iterator[None]:
+def _explain_out_of_memory(options: DiffusionOptions) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,92 +1,93 @@
-"""The options that all diffusion refiners share, and what of them is out of range."""
+"""Options shared by all diffusion refiners, and their range checks."""
 
-import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from skyfall_ns.errors import TrainingError
+from skyfall_ns.option_checks import COUNT, SHARE, InRange, check_options
 
 FLAG = "--pipeline.refiner.diffusion"
-"""What command lines put before the options of a refiner."""
+"""Prefix of the options on the command line."""
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
-Quantize = Literal["none", "nf4", "fp8"]
-Offload = Literal["none", "model", "group"]
-Noise = Literal["independent", "anchored"]
+QuantizeMode = Literal["none", "nf4", "fp8"]
+OffloadMode = Literal["none", "model", "group"]
+NoiseMode = Literal["independent", "anchored"]
 
 
 @dataclass(frozen=True)
 class DiffusionOptions:
-    """Options of a diffusion refiner; None means what the model's preset says."""
+    """Options of a diffusion refiner; None: the value of the model's preset."""
 
     model: str | None = None
-    """Hub name of a diffusers pipeline in the local cache, or a local folder with one; None: the refiner's own."""
+    """Hub name of a diffusers pipeline in the local cache, or a local directory with one; None: the refiner's default
+    model."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; None: main."""
     dtype: DtypeName = "bfloat16"
-    """Number format of the networks; float16 is for cards without bfloat16, and prone to overflow."""
-    quantize: Quantize = "none"
-    """Weights of the transformer in 4 bits (nf4, by bitsandbytes, on CUDA) or 8 bits (fp8): less memory, less exact."""
-    offload: Offload = "none"
-    """What waits in main memory while unused: whole networks (model), or also their layers (group, slow)."""
-    steps: int | None = None
-    """Steps of the whole noise schedule, of which only the last are used where a render is edited."""
-    edit_start_sigma: float | None = None
+    """Number format of the networks; float16 is for GPUs without bfloat16 and overflows in some models."""
+    quantize: QuantizeMode = "none"
+    """Weights of the transformer in 4 bits (nf4, bitsandbytes, CUDA) or 8 bits (fp8): less memory, less precision."""
+    offload: OffloadMode = "none"
+    """Offload unused parts to CPU memory: whole networks (model), or also single layers (group, slow)."""
+    steps: Annotated[int | None, COUNT] = None
+    """Steps of the whole noise schedule; editing uses only the last of them."""
+    edit_start_sigma: Annotated[float | None, SHARE] = None
     """Noise level in 0..1 where editing starts, 0.64 by default: higher changes more."""
-    edit_end_sigma: float | None = None
-    """Noise level in 0..1 where editing gives way to plain sampling, 0.345 by default: 0 samples nothing."""
+    edit_end_sigma: Annotated[float | None, SHARE] = None
+    """Noise level in 0..1 where editing ends and plain sampling starts, 0.345 by default: 0 is editing only."""
     n_max: int | None = None
-    """Steps left where editing starts, instead of a noise level; 0 changes nothing."""
+    """Number of steps left where editing starts, instead of a noise level; 0 changes nothing."""
     n_min: int | None = None
-    """Steps left where plain sampling begins, instead of a noise level."""
+    """Number of steps left where plain sampling starts, instead of a noise level."""
     n_avg: int | None = None
-    """Draws of noise averaged per edit step, 1 by default; time grows with it."""
+    """Noise draws averaged per edit step, 1 by default; run time is proportional to it."""
     source_prompt: str | None = None
-    """Describes the renders; by default Skyfall-GS's words."""
+    """Description of the renders; default: the prompt of Skyfall-GS."""
     target_prompt: str | None = None
-    """Describes what they should look like; by default Skyfall-GS's words."""
+    """Description of the wanted images; default: the prompt of Skyfall-GS."""
     negative_prompt: str | None = None
-    """Describes what guidance leads away from, where a model has classifier-free guidance; empty by default."""
-    source_guidance: float | None = None
-    """Strength of the source prompt, in the model's own convention."""
-    target_guidance: float | None = None
-    """Strength of the target prompt or of the instruction, in the model's own convention."""
+    """Negative prompt of models with classifier-free guidance; empty by default."""
+    source_guidance: Annotated[float | None, InRange(0)] = None
+    """Guidance strength of the source prompt, in the convention of the model."""
+    target_guidance: Annotated[float | None, InRange(0)] = None
+    """Guidance strength of the target prompt or of the instruction, in the convention of the model."""
     instruction: str | None = None
-    """What an instruction editor is told to do."""
-    batch: int = 1
-    """Views per call, at most; halved when memory runs out."""
-    noise: Noise = "independent"
-    """Noise of each view by itself, or anchored to the city in 3D, so that views share it where they see the same."""
+    """Instruction of an instruction editor."""
+    batch: Annotated[int, COUNT] = 1
+    """Maximum number of views per call; halved when memory runs out."""
+    noise: NoiseMode = "independent"
+    """independent: each view has its own noise. anchored: noise is anchored to the city in 3D, so that views share it
+    where they see the same surface."""
 
-    def given(self) -> dict[str, Any]:
-        """The options that are not left as they are: each refiner has a model of its own."""
+    @classmethod
+    def from_options(cls, options: "DiffusionOptions") -> Self:
+        """The configuration for options of the command line or a manifest; unset options keep the defaults of `cls`."""
+        return cls(**options.collect_overrides())
+
+    @property
+    def training_pairs(self) -> int:
+        """0: diffusion models are not trained on the scene."""
+        return 0
+
+    def collect_overrides(self) -> dict[str, Any]:
+        """Options that differ from the defaults of `DiffusionOptions`; refiners have defaults of their own."""
         values = {field.name: getattr(self, field.name) for field in fields(DiffusionOptions)}
         return {name: value for name, value in values.items() if value != getattr(DiffusionOptions, name)}
 
 
 def refuse_unused(options: DiffusionOptions, unused: tuple[str, ...], name: str) -> None:
-    """TrainingError if an option that does nothing here was given."""
+    """Raise TrainingError if an option in `unused` is set; `name`: the refiner or model that does not use it."""
     defaults = {field.name: field.default for field in fields(options)}
     for option in unused:
         if getattr(options, option) != defaults[option]:
-            raise TrainingError(f"{FLAG}.{option.replace('_', '-')} does nothing for {name}. Leave it out.")
+            raise TrainingError(f"{FLAG}.{option.replace('_', '-')} has no effect on {name}. Leave it out.")
 
 
-def check_numbers(options: DiffusionOptions) -> None:
-    """TrainingError for numbers that make no sense, whatever the model."""
-    for name in ("batch", "steps"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise TrainingError(f"{FLAG}.{name} is {value}. Pass 1 or more.")
-    for name in ("edit_start_sigma", "edit_end_sigma"):
-        value = getattr(options, name)
-        if value is not None and not 0 <= value <= 1:
-            raise TrainingError(f"{FLAG}.{name.replace('_', '-')} is {value}, no noise level. Pass one in 0..1.")
-    for name in ("source_guidance", "target_guidance"):
-        value = getattr(options, name)
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise TrainingError(f"{FLAG}.{name.replace('_', '-')} is {value}. Pass a finite number of at least 0.")
+def check_ranges(options: DiffusionOptions) -> None:
+    """Raise TrainingError for options that are out of range for every model."""
+    check_options(options, f"{FLAG}.")
     for count, sigma in (("n_max", "edit_start_sigma"), ("n_min", "edit_end_sigma")):
         if getattr(options, count) is not None and getattr(options, sigma) is not None:
             a, b = (f"{FLAG}.{name.replace('_', '-')}" for name in (count, sigma))
-            raise TrainingError(f"{a} and {b} say the same thing in two ways. Pass one of them.")
+            raise TrainingError(f"{a} and {b} exclude each other. Pass one of them.")

@@ -1,4 +1,7 @@
-"""Where a model is on this machine, of which family, and whether it is whole; the network is never asked."""
+"""Local files of diffusion models: where they are, their pipeline class, and whether they are complete.
+
+Nothing is downloaded.
+"""
 
 import importlib
 import importlib.metadata
@@ -11,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from skyfall_ns.errors import MissingExtraError, TrainingError
-from skyfall_ns.refiners.model_catalog import KNOWN, Guidance
+from skyfall_ns.refiners.model_catalog import KNOWN_MODELS, Guidance, model_license
 from skyfall_ns.refiners.options import FLAG, DiffusionOptions
 
-INSTALL = "pip install 'skyfall-ns[diffusion]'"
-EMBEDDED = "choose the refiner `scene`, which needs no weights"
-OLDEST_DIFFUSERS = (0, 42)
+INSTALL_COMMAND = "pip install 'skyfall-ns[diffusion]'"
+NO_WEIGHTS_HINT = "choose the refiner `denoiser`, which needs no weights"
+MIN_DIFFUSERS_VERSION = (0, 42)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _INDEX = "model_index.json"
 
@@ -26,50 +29,50 @@ class Weights:
     """A diffusers pipeline on disk."""
 
     model: str
-    """As the user named it."""
-    folder: Path
+    """Hub name or directory, as passed by the user."""
+    directory: Path
     index: dict[str, Any]
-    """Of model_index.json."""
+    """Content of model_index.json."""
 
     @property
-    def family(self) -> str:
-        """Class of the pipeline."""
+    def pipeline_class(self) -> str:
+        """Class of the pipeline in diffusers."""
         return self.index["_class_name"]
 
     @property
     def revision(self) -> str | None:
-        """Commit of a hub model; None for a local folder."""
-        return self.folder.name if self.folder.parent.name == "snapshots" else None
+        """Commit of a hub model; None for a local directory."""
+        return self.directory.name if self.directory.parent.name == "snapshots" else None
 
     @property
     def components(self) -> dict[str, str]:
-        """Class by name, of those that the pipeline has."""
+        """Classes of the components of the pipeline, by name."""
         parts = {k: v for k, v in self.index.items() if isinstance(v, list) and len(v) == 2}
-        return {name: kind for name, (library, kind) in parts.items() if library is not None and kind is not None}
+        return {name: cls for name, (library, cls) in parts.items() if library is not None and cls is not None}
 
-    def guidance(self) -> Guidance:
-        """How this model is guided, by its own configuration files."""
-        if self.family == "Flux2KleinPipeline":
+    def read_guidance(self) -> Guidance:
+        """Read from the configuration files how this model is guided."""
+        if self.pipeline_class == "Flux2KleinPipeline":
             return "none" if self.index.get("is_distilled") else "classifier-free"
-        if self.family in ("FluxPipeline", "FluxKontextPipeline"):
-            config = _read_json(self.folder / "transformer" / "config.json") or {}
+        if self.pipeline_class in ("FluxPipeline", "FluxKontextPipeline"):
+            config = _read_json(self.directory / "transformer" / "config.json") or {}
             return "embedded" if config.get("guidance_embeds") else "none"
         return "classifier-free"
 
 
 def require_packages(quantize: str) -> None:
-    """MissingExtraError if a package is missing that loading will need."""
+    """Raise MissingExtraError if a package that `load` needs is missing or too old."""
     for package in ("diffusers", "transformers", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(
                 f"Diffusion refiners need the package {package}, which is not installed. "
-                f"Run `{INSTALL}`, or {EMBEDDED}."
+                f"Run `{INSTALL_COMMAND}`, or {NO_WEIGHTS_HINT}."
             )
     version = importlib.metadata.version("diffusers")
-    if tuple(int(n) for n in version.split(".")[:2]) < OLDEST_DIFFUSERS:
+    if tuple(int(n) for n in version.split(".")[:2]) < MIN_DIFFUSERS_VERSION:
         raise MissingExtraError(
-            f"Diffusion refiners need diffusers {'.'.join(map(str, OLDEST_DIFFUSERS))} or newer, and {version} is "
-            f"installed. Run `{INSTALL} --upgrade`."
+            f"Diffusion refiners need diffusers {'.'.join(map(str, MIN_DIFFUSERS_VERSION))} or newer, and {version} is "
+            f"installed. Run `{INSTALL_COMMAND} --upgrade`."
         )
     if quantize == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtraError(
@@ -78,78 +81,98 @@ def require_packages(quantize: str) -> None:
         )
 
 
-def find_weights(options: DiffusionOptions, families: Collection[str]) -> Weights:
-    """The model that options name. MissingExtraError if it is not here, TrainingError if it is nothing we can use."""
-    folder = _folder_of(options)
-    if folder is None:
-        raise MissingExtraError(_how_to_get(options.model, f"{options.model} is not on this machine"))
-    index = _read_json(folder / _INDEX)
+def find_weights(options: DiffusionOptions, pipeline_classes: Collection[str]) -> Weights:
+    """Find the local files of the model in the options.
+
+    Raises MissingExtraError if they are not on this machine, TrainingError if they are not a pipeline of one of the
+    classes."""
+    model = options.model
+    assert model is not None  # every refiner has a default model
+    directory = _find_directory(model, options.revision)
+    if directory is None:
+        raise MissingExtraError(_download_hint(model, f"{model} is not on this machine"))
+    index = _read_json(directory / _INDEX)
     if index is None or not isinstance(index.get("_class_name"), str):
         raise TrainingError(
-            f"{folder} holds no diffusers pipeline: a readable {_INDEX} is missing. "
-            f"Pass a folder that `hf download MODEL --local-dir FOLDER` or save_pretrained made as {FLAG}.model."
+            f"{directory} is not a diffusers pipeline: it has no readable {_INDEX}. "
+            f"Pass a directory from `hf download MODEL --local-dir DIRECTORY` or save_pretrained as {FLAG}.model."
         )
-    if index["_class_name"] not in families:
+    if index["_class_name"] not in pipeline_classes:
         raise TrainingError(
-            f"{options.model} is a {index['_class_name']}, which this refiner cannot use. "
-            f"Pass a {FLAG}.model of one of the classes {', '.join(sorted(families))}."
+            f"{model} is a {index['_class_name']}, which this refiner cannot use. "
+            f"Pass a {FLAG}.model of one of the classes {', '.join(sorted(pipeline_classes))}."
         )
-    return Weights(options.model, folder, index)
+    return Weights(model, directory, index)
 
 
-def require_whole(weights: Weights, unneeded: Collection[str] = ()) -> None:
-    """MissingExtraError if files of a component are missing; components in `unneeded` may be."""
-    for name, kind in weights.components.items():
-        missing = None if name in unneeded else _missing_file(weights.folder / name, kind)
+def require_complete(weights: Weights, unneeded: Collection[str] = ()) -> None:
+    """Raise MissingExtraError if files of a component are missing; components in `unneeded` are not checked."""
+    for name, component_class in weights.components.items():
+        missing = None if name in unneeded else _missing_file(weights.directory / name, component_class)
         if missing is not None:
-            what = f"{weights.model} is not whole: {name}/{missing} is missing"
-            raise MissingExtraError(_how_to_get(weights.model, what))
+            problem = f"{weights.model} is incomplete: {name}/{missing} is missing"
+            raise MissingExtraError(_download_hint(weights.model, problem))
 
 
-def _folder_of(options: DiffusionOptions) -> Path | None:
-    path = Path(options.model).expanduser()
+def model_identity(options: DiffusionOptions, weights: Weights) -> dict[str, Any]:
+    """The part of every diffusion refiner's identity that describes its model."""
+    return {
+        "model": weights.model,
+        "revision": weights.revision or options.revision,
+        "license": model_license(weights.model),
+        "dtype": options.dtype,
+        "quantize": options.quantize,
+    }
+
+
+def _find_directory(model: str, revision: str | None) -> Path | None:
+    """Local directory of the model, or its snapshot in the hub's cache; None if there is neither."""
+    path = Path(model).expanduser()
     if path.is_dir():
-        if options.revision is not None:
-            raise TrainingError(f"{FLAG}.revision does nothing for the folder {options.model}. Leave it out.")
+        if revision is not None:
+            raise TrainingError(f"{FLAG}.revision has no effect on the directory {model}. Leave it out.")
         return path.resolve()
-    if not _HUB_NAME.fullmatch(options.model):
+    if not _HUB_NAME.fullmatch(model):
         return None
     hub = importlib.import_module("huggingface_hub")
     try:
-        found = hub.try_to_load_from_cache(options.model, _INDEX, revision=options.revision)
-    except ValueError:  # no name that the hub allows
+        index = hub.try_to_load_from_cache(model, _INDEX, revision=revision)
+    except ValueError:  # not a valid name on the hub
         return None
-    return Path(found).parent if isinstance(found, str) else None
+    return Path(index).parent if isinstance(index, str) else None
 
 
-def _missing_file(folder: Path, kind: str) -> str | None:
-    """The first file that loading this component will miss; None if it is whole."""
-    if "Scheduler" in kind:
-        return _first_missing(folder, ("scheduler_config.json",))
-    if "Tokenizer" in kind:
-        return _first_missing(folder, ("tokenizer_config.json",))
-    if "Processor" in kind or "FeatureExtractor" in kind:
-        return _first_missing(folder, ("preprocessor_config.json", "processor_config.json"))
-    return _first_missing(folder, ("config.json",)) or _missing_weights(folder)
+def _missing_file(directory: Path, component_class: str) -> str | None:
+    """First missing file of a component; None if it is complete."""
+    if "Scheduler" in component_class:
+        return _first_missing(directory, ("scheduler_config.json",))
+    if "Tokenizer" in component_class:
+        return _first_missing(directory, ("tokenizer_config.json",))
+    if "Processor" in component_class or "FeatureExtractor" in component_class:
+        return _first_missing(directory, ("preprocessor_config.json", "processor_config.json"))
+    return _first_missing(directory, ("config.json",)) or _missing_weights(directory)
 
 
-def _first_missing(folder: Path, names: tuple[str, ...]) -> str | None:
-    return None if any((folder / name).is_file() for name in names) else names[0]
+def _first_missing(directory: Path, names: tuple[str, ...]) -> str | None:
+    """The first name if none of the alternative files exists, else None."""
+    return None if any((directory / name).is_file() for name in names) else names[0]
 
 
-def _missing_weights(folder: Path) -> str | None:
+def _missing_weights(directory: Path) -> str | None:
+    """First missing file of weights, single or in shards; None if they are complete."""
     stems = ("diffusion_pytorch_model", "model")
     for stem in stems:
-        if (folder / f"{stem}.safetensors").is_file():
+        if (directory / f"{stem}.safetensors").is_file():
             return None
-        shards = _read_json(folder / f"{stem}.safetensors.index.json")
+        shards = _read_json(directory / f"{stem}.safetensors.index.json")
         if shards is not None:
             names = sorted(set(shards.get("weight_map", {}).values()))
-            return next((name for name in names if not (folder / name).is_file()), None)
+            return next((name for name in names if not (directory / name).is_file()), None)
     return "*.safetensors"
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
+    """JSON object of a file; None if it is missing or damaged."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -157,24 +180,26 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _how_to_get(model: str, what: str) -> str:
-    """Two sentences: what is wrong, with what to know of the model; and the ways on."""
+def _download_hint(model: str, problem: str) -> str:
+    """Message of two sentences: the problem with license and size of the model, then the remedies."""
     if not _HUB_NAME.fullmatch(model):
         return (
-            f"{what}: there is no such folder, and it is no name on the hub. "
-            f"Pass a folder with a diffusers pipeline or a name such as `{next(iter(KNOWN))}` as {FLAG}.model, "
-            f"or {EMBEDDED}."
+            f"{problem}: there is no such directory, and it is not a name on the hub. "
+            f"Pass a directory with a diffusers pipeline or a name such as `{next(iter(KNOWN_MODELS))}` as "
+            f"{FLAG}.model, or {NO_WEIGHTS_HINT}."
         )
     page = f"https://huggingface.co/{model}"
-    known = KNOWN.get(model)
+    known = KNOWN_MODELS.get(model)
     if known is None:
         return (
-            f"{what} (its licence and size: {page}). "
-            f"Run `hf download {model}`, pass a folder as {FLAG}.model, or {EMBEDDED}."
+            f"{problem} (its license and size: {page}). "
+            f"Run `hf download {model}`, pass a directory as {FLAG}.model, or {NO_WEIGHTS_HINT}."
         )
     facts = (
-        f"licence: {known.licence}; about {known.download_gb:g} GB to download, "
+        f"license: {known.license}; about {known.download_gb:g} GB to download, "
         f"{known.memory_gb:g} GB of GPU memory in bfloat16"
     )
-    accept = f"Accept the licence at {page}, run `hf auth login` and" if known.gated else "Run"
-    return f"{what} ({facts}). {accept} `hf download {model}`, pass a folder as {FLAG}.model, or {EMBEDDED}."
+    accept = f"Accept the license at {page}, run `hf auth login` and" if known.gated else "Run"
+    return (
+        f"{problem} ({facts}). {accept} `hf download {model}`, pass a directory as {FLAG}.model, or {NO_WEIGHTS_HINT}."
+    )

@@ -1,1 +1,1 @@
-"""The scene directory, and the scene in model units."""
+"""The scene directory, its surface layers, and the scene in model units."""

@@ -1,1 +1,1 @@
-"""Thin command lines."""
+"""The `skyfall-*` commands, one per file."""

@@ -1,4 +1,4 @@
-"""`skyfall-eval`: scores of what came out."""
+"""`skyfall-eval`: scores of DSMs and of trained runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,38 +7,39 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from skyfall_ns.errors import SkyfallError
-from skyfall_ns.scripts._cli import run, write_json
+from skyfall_ns.io.files import write_json
+from skyfall_ns.scripts._cli import run_command
 
 if TYPE_CHECKING:
-    from skyfall_ns.models.skyfall import SkyfallModel
+    from skyfall_ns.models.renderer import Renderer
 
 
 @dataclass(frozen=True)
 class Dsm:
-    """Compare a DSM with a reference: as it is, and registered by one 3-D shift."""
+    """Compare a DSM with a reference: unregistered, and registered by one 3-D shift."""
 
     pred: tyro.conf.Positional[Path]
-    """The DSM to judge (GeoTIFF)."""
+    """DSM to score (GeoTIFF)."""
     ref: tyro.conf.Positional[Path]
-    """The reference DSM (GeoTIFF); its cells are the ones that count."""
+    """Reference DSM (GeoTIFF); scores are computed at its cells."""
     json: Path | None = None
     """Write the report to this file."""
     map: Path | None = None
-    """Write a picture of the registered differences (blue: too low, red: too high)."""
+    """Write an image of the registered differences (blue: too low, red: too high)."""
     edges: float = 1.5
-    """Cells at most so many metres from a height step (1.5 m or more between two cells of the reference) are scored by
-    themselves too."""
+    """Meters. Cells up to this distance from a height step (1.5 m or more between two cells of the reference) are also
+    scored separately."""
 
     def main(self) -> None:
-        """Compare, print, write."""
+        """Compare, print the scores, write the report and the map."""
         from skyfall_ns.geo.dsm_comparison import compare_dsm
         from skyfall_ns.geo.raster import read_raster
 
         if not 0 <= self.edges <= 1000:
-            raise SkyfallError(f"--edges {self.edges:g} is no distance from edges. Give 0 to 1000 metres.")
+            raise SkyfallError(f"--edges {self.edges:g} is not a distance from edges. Give 0 to 1000 meters.")
         names = (str(self.pred), str(self.ref))
         result = compare_dsm(read_raster(self.pred), read_raster(self.ref), names, self.edges)
-        print(_table(result.report))
+        print(_dsm_table(result.report))
         if self.json:
             write_json(self.json, result.report)
         if self.map:
@@ -50,73 +51,76 @@ class Dsm:
 
 @dataclass(frozen=True)
 class Views:
-    """Compare a trained run with true pictures from directions that no satellite has (a synthetic city's obliques).
+    """Compare a trained run with ground-truth images from other directions (a synthetic city's oblique views).
 
-    Gain and bias per channel are fitted on the left half of each picture; PSNR and SSIM are those of the right half,
+    Gain and bias per channel are fitted on the left half of each image; PSNR and SSIM are those of the right half,
     where lines of sight are over the scene's box.
     """
 
     load_config: Path
     """config.yml of the run."""
     truth: Path
-    """Folder with the pictures and cameras.json, such as SCENE/truth/oblique of skyfall-process city."""
+    """Directory with the images and cameras.json, such as SCENE/truth/oblique of skyfall-process city."""
     dsm: Path | None = None
-    """True DSM that says by which 3-D shift to move the run first. By default the true cameras in `rpc` beside the
-    folder say it, or else the dsm.tif there."""
+    """True DSM. The run is first registered with it by one 3-D shift. By default, the shift is that of the true cameras
+    in `rpc` beside the directory, or else that of the dsm.tif there."""
     json: Path | None = None
     """Write the report to this file."""
     pictures: Path | None = None
-    """Write truth beside rendering to this folder."""
+    """Write ground truth and rendering side by side to this directory."""
 
     def main(self) -> None:
-        """Draw, compare, print, write."""
+        """Render, compare, print the scores, write the report and the images."""
         from tqdm import tqdm
 
-        from skyfall_ns.evaluation.views import Truth, report, score_views
+        from skyfall_ns.evaluation.views import GroundTruth, score_views, summarize_scores
         from skyfall_ns.pipelines.load_run import load_run
 
-        truth = Truth.load(self.truth)
-        model = load_run(self.load_config)
-        shift_m = self._shift_m(model)
-        steps = score_views(model, truth, shift_m or (0.0, 0.0, 0.0))
+        truth = GroundTruth.from_directory(self.truth)
+        renderer = load_run(self.load_config).renderer
+        shift_m = self._shift_m(renderer)
+        steps = score_views(renderer, truth, shift_m or (0.0, 0.0, 0.0))
         scores = list(tqdm(steps, desc="Views", total=len(truth.views), leave=False, disable=None))
-        result = report(scores, truth.sun is not None, shift_m)
+        result = summarize_scores(scores, truth.sun is not None, shift_m)
         print(_view_table(result))
         if self.json:
             write_json(self.json, result)
         if self.pictures:
-            from skyfall_ns.io.images import preview, write_png
+            from skyfall_ns.io.images import bgr_image, write_png
 
             self.pictures.mkdir(parents=True, exist_ok=True)
             for score in scores:
-                write_png(self.pictures / f"{score.view.path.stem}.png", preview(score.pictures.numpy()))
+                write_png(self.pictures / f"{score.view.path.stem}.png", bgr_image(score.comparison.numpy()))
 
-    def _shift_m(self, model: "SkyfallModel") -> tuple[float, float, float] | None:
-        from skyfall_ns.evaluation.georegistration import shift_of_cameras
-        from skyfall_ns.evaluation.views import register
+    def _shift_m(self, renderer: "Renderer") -> tuple[float, float, float] | None:
+        from skyfall_ns.evaluation.georegistration import fit_shift_to_true_rpcs
+        from skyfall_ns.evaluation.views import find_dsm_shift
         from skyfall_ns.geo.raster import read_raster
 
-        beside = self.truth.resolve().parent
+        truth_directory = self.truth.resolve().parent
         if self.dsm is None:
-            of_cameras = shift_of_cameras(model.on_model.scene, beside / "rpc")
-            if of_cameras or not (beside / "dsm.tif").is_file():
-                return of_cameras
-        return register(model, read_raster(self.dsm or beside / "dsm.tif"))
+            camera_shift = fit_shift_to_true_rpcs(renderer.normalized.scene, truth_directory / "rpc")
+            if camera_shift or not (truth_directory / "dsm.tif").is_file():
+                return camera_shift
+        return find_dsm_shift(renderer, read_raster(self.dsm or truth_directory / "dsm.tif"))
 
 
 def _view_table(report: dict[str, Any]) -> str:
     rows = [f"{'elevation (deg)':18}{'PSNR (dB)':>10}{'SSIM':>8}{'views':>7}"]
-    rows += [f"{name:18}{e['psnr']:10.2f}{e['ssim']:8.3f}{e['n']:7}" for name, e in report["elevations"].items()]
+    rows += [
+        f"{name:18}{scores['psnr']:10.2f}{scores['ssim']:8.3f}{scores['n']:7}"
+        for name, scores in report["elevations"].items()
+    ]
     if report["shift_m"]:
         rows.append("moved east, north, up: {:+.3f} {:+.3f} {:+.3f} m".format(*report["shift_m"]))
     else:
-        rows.append("not registered: no --dsm, and neither rpc nor dsm.tif beside the folder")
+        rows.append("not registered: no --dsm, and neither rpc nor dsm.tif beside the directory")
     if not report["sunlit"]:
-        rows.append("cameras.json does not tell the sun: the look without shadows was compared")
+        rows.append("cameras.json has no sun: rendered without shadows")
     return "\n".join(rows)
 
 
-def _table(report: dict[str, Any]) -> str:
+def _dsm_table(report: dict[str, Any]) -> str:
     names = {
         "mae_m": "MAE (m)",
         "median_m": "median |dz| (m)",
@@ -143,4 +147,4 @@ def main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         {"dsm": Dsm, "views": Views}, prog="skyfall-eval", description=__doc__
     )
-    run(command.main)
+    run_command(command.main)

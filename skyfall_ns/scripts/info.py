@@ -1,4 +1,4 @@
-"""`skyfall-info`: what a scene holds, where a point of the Earth appears in its images, and what a refiner needs."""
+"""`skyfall-info`: contents of a scene, pixels of a geographic point in its images, or requirements of a refiner."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import tyro
 
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.refiners.registry import RefinerName, RefinerOptions
-from skyfall_ns.scripts._cli import run
+from skyfall_ns.scripts._cli import run_command
 
 if TYPE_CHECKING:
     from skyfall_ns.geo.rpc import RPC
@@ -18,59 +18,62 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Info:
-    """Describe a scene, tell the pixel of a point in every image, or check a refiner."""
+    """Describe a scene, compute the pixel of a point in every image, or check a refiner."""
 
     scene: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="SCENE")] = None
-    """Scene folder."""
+    """Scene directory."""
     at: Annotated[tuple[float, float, float] | None, tyro.conf.arg(metavar="LON LAT HEIGHT")] = None
-    """A point of the Earth: degrees, and metres above the ellipsoid."""
+    """A point: longitude and latitude in degrees, height in meters above the ellipsoid."""
     refiner: RefinerName | None = None
-    """Describe this refiner instead, with its default options, and say whether it can work here."""
+    """Describe this refiner instead, with its default options, and check whether it can run on this machine."""
     json: bool = False
-    """Answer in JSON."""
+    """Print JSON."""
 
     def main(self) -> None:
-        """Read, describe."""
+        """Collect the information and print it."""
         if self.refiner and self.at:
-            raise SkyfallError("--at asks for pixels of a scene's images. Give a scene folder, without --refiner.")
+            raise SkyfallError("--at needs the images of a scene. Give a scene directory, without --refiner.")
         if self.refiner and self.scene is None:
-            answer, text = refiner(RefinerOptions(name=self.refiner)), _refiner_text
+            answer, text = describe_refiner(RefinerOptions(name=self.refiner)), _refiner_text
         elif self.scene and self.refiner is None:
             from skyfall_ns.scene.scene import Scene
 
-            scene = Scene.load(self.scene)
-            answer, text = (describe(scene), _scene_text) if self.at is None else (pixels(scene, self.at), _pixels_text)
+            scene = Scene.from_directory(self.scene)
+            answer, text = (
+                (describe_scene(scene), _scene_text) if self.at is None else (locate_point(scene, self.at), _point_text)
+            )
         else:
-            raise SkyfallError("skyfall-info describes one thing. Give a scene folder, or --refiner with a name.")
+            raise SkyfallError(
+                "skyfall-info describes one scene or one refiner. Give a scene directory, or --refiner with a name."
+            )
         print(json.dumps(answer, indent=1) if self.json else text(answer))
 
 
-def describe(scene: "Scene") -> dict[str, Any]:
-    """CRS, centre, extent, images and points of a scene."""
+def describe_scene(scene: "Scene") -> dict[str, Any]:
+    """Describe CRS, center, extent, images and points of a scene."""
     import numpy as np
 
-    from skyfall_ns.geo.cameras import AffineCamera, camera_from_dict
-    from skyfall_ns.geo.frame import LocalFrame
+    from skyfall_ns.geo.cameras import AffineCamera
 
-    frame = LocalFrame.from_dict(scene.frame)
-    middle = np.append(scene.box_m[:, :2].mean(0), 0.0)
-    lon, lat, height = (float(v) for v in frame.to_geodetic(middle))
+    frame = scene.frame
+    center = np.append(scene.box_m[:, :2].mean(0), 0.0)
+    lon, lat, height = (float(v) for v in frame.to_geodetic(center))
     images = {}
     for image in scene.images:
-        camera = camera_from_dict(image.camera)
+        camera = image.camera
         images[image.name] = {
             "size": [image.width, image.height],
             "split": image.split,
             "acquired": image.acquired,
             "sun_deg": image.sun_deg,
-            "camera": image.camera["model"],
-            "fit_max_px": image.camera.get("fit_px", [0.0, 0.0])[1],
+            "camera": camera.model,
+            "fit_max_px": camera.fit_px[1] if isinstance(camera, AffineCamera) else 0.0,
             "shift_px": list(image.shift_px),
             "gsd_m": camera.gsd_m() if isinstance(camera, AffineCamera) else None,
         }
     return {
-        "crs": scene.frame["crs"],
-        "origin": list(scene.frame["origin"]),
+        "crs": frame.crs,
+        "origin": list(frame.origin),
         "center_lonlath": [lon, lat, height],
         "size_m": (scene.box_m[1] - scene.box_m[0]).tolist(),
         "heights_m": (scene.box_m[:, 2] + height).tolist(),
@@ -80,53 +83,53 @@ def describe(scene: "Scene") -> dict[str, Any]:
     }
 
 
-def pixels(scene: "Scene", lonlath: tuple[float, float, float]) -> dict[str, Any]:
-    """(col, row) of a point in every image, (0, 0) the centre of the first pixel: through the adjusted RPC and through
-    the fitted camera."""
+def locate_point(scene: "Scene", lonlath: tuple[float, float, float]) -> dict[str, Any]:
+    """Compute (col, row) of a point in every image, by the adjusted RPC and by the fitted camera; (0, 0) is the center
+    of the first pixel."""
     import numpy as np
-
-    from skyfall_ns.geo.cameras import camera_from_dict
-    from skyfall_ns.geo.frame import LocalFrame
 
     lon, lat, height = lonlath
     if not (-180 <= lon <= 180 and -90 <= lat <= 90 and np.isfinite(height)):
-        raise SkyfallError(f"--at {lon} {lat} {height} is no point of the Earth. Give longitude, latitude and height.")
+        raise SkyfallError(f"--at {lon} {lat} {height} is not a point on Earth. Give longitude, latitude and height.")
     point = np.array(lonlath)
-    local = LocalFrame.from_dict(scene.frame).from_geodetic(point)
+    local = scene.frame.from_geodetic(point)
     images = {}
     for image in scene.images:
-        camera = camera_from_dict(image.camera).project(local)
-        rpc = None if image.rpc is None else _rpc(scene, image.name).project(point).tolist()
+        camera = image.camera.project(local)
+        rpc = None if image.rpc is None else _read_scene_rpc(scene, image.name).project(point).tolist()
         inside = bool(((camera >= -0.5) & (camera <= np.array([image.width, image.height]) - 0.5)).all())
         images[image.name] = {"rpc": rpc, "camera": camera.tolist(), "inside": inside}
     return {"lonlath": list(lonlath), "local_m": local.tolist(), "images": images}
 
 
-def refiner(options: RefinerOptions) -> dict[str, Any]:
-    """Whether a refiner is generative, all that its results depend on, and what it lacks here (None if nothing)."""
-    config, lacks = options.choose(), None
+def describe_refiner(options: RefinerOptions) -> dict[str, Any]:
+    """Describe a refiner: whether it is generative, what its results depend on, and what is missing to run it on this
+    machine (None if nothing)."""
+    config, missing = options.build(), None
     try:
         config.check()
     except SkyfallError as error:
-        lacks = str(error)
-    return {"name": options.name, "generative": config.generative, "identity": config.identity(), "lacks": lacks}
+        missing = str(error)
+    return {"name": options.name, "generative": config.generative, "identity": config.identity(), "lacks": missing}
 
 
 def _refiner_text(answer: dict[str, Any]) -> str:
-    kind = "generative: can show what no image shows" if answer["generative"] else "not generative: invents nothing"
+    summary = (
+        "generative: can add content that no image shows" if answer["generative"] else "not generative: adds no content"
+    )
     rows = [(name, str(value)) for name, value in answer["identity"].items() if name != "name"]
-    lines = [f"refiner {answer['name']}, {kind}", *([_aligned(rows)] if rows else [])]
-    return "\n".join([*lines, f"cannot work here: {answer['lacks']}" if answer["lacks"] else "ready to work here"])
+    lines = [f"refiner {answer['name']}, {summary}", *([_align_columns(rows)] if rows else [])]
+    return "\n".join([*lines, f"cannot run here: {answer['lacks']}" if answer["lacks"] else "ready to run here"])
 
 
-def _rpc(scene: "Scene", name: str) -> "RPC":
+def _read_scene_rpc(scene: "Scene", name: str) -> "RPC":
     from skyfall_ns.errors import SceneError
     from skyfall_ns.geo.rpc import RPC
 
     try:
-        return RPC.from_dict(scene.image(name).rpc or {})
+        return RPC.from_dict(scene.image_by_name(name).rpc or {})
     except (KeyError, TypeError, ValueError) as error:
-        raise SceneError(f"The RPC of {name} in {scene.folder} is damaged. Run skyfall-process again.") from error
+        raise SceneError(f"The RPC of {name} in {scene.directory} is damaged. Run skyfall-process again.") from error
 
 
 def _scene_text(answer: dict[str, Any]) -> str:
@@ -154,23 +157,23 @@ def _scene_text(answer: dict[str, Any]) -> str:
         f"heights {low:.1f} to {high:.1f} m above the ellipsoid",
         f"{answer['crs']}, origin {origin}",
         f"points: {answer['points'] or 'none'}, surface: {answer['surface'] or 'none'}",
-        _aligned([head, *rows]),
+        _align_columns([head, *rows]),
     ])  # fmt: skip
 
 
-def _pixels_text(answer: dict[str, Any]) -> str:
-    def pixel(colrow: list[float] | None) -> str:
+def _point_text(answer: dict[str, Any]) -> str:
+    def format_pixel(colrow: list[float] | None) -> str:
         return "none" if colrow is None else "{:.3f}, {:.3f}".format(*colrow)
 
     rows = [
-        (name, pixel(image["rpc"]), pixel(image["camera"]), "" if image["inside"] else "outside")
+        (name, format_pixel(image["rpc"]), format_pixel(image["camera"]), "" if image["inside"] else "outside")
         for name, image in answer["images"].items()
     ]
     local = ", ".join(f"{v:.3f}" for v in answer["local_m"])
-    return f"local x, y, z: {local} m\n" + _aligned([("col, row in", "by the RPC", "by the camera", ""), *rows])
+    return f"local x, y, z: {local} m\n" + _align_columns([("col, row in", "by the RPC", "by the camera", ""), *rows])
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> str:
+def _align_columns(rows: list[tuple[str, ...]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -179,4 +182,4 @@ def main() -> None:
     """Entry point."""
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     command = tyro.cli(Info, prog="skyfall-info", description=__doc__, config=config)
-    run(command.main)
+    run_command(command.main)

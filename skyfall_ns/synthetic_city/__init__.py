@@ -1,4 +1,4 @@
-"""A synthetic georeferenced city, delivered as a vendor would, with its exact truth."""
+"""A synthetic georeferenced city in the form of a vendor's delivery, with exact ground truth."""
 
 from skyfall_ns.synthetic_city.delivery import CityDelivery, write_city
 

@@ -1,4 +1,4 @@
-"""What stands where: a seeded city of streets, blocks, flat and pitched roofs, trees and cars on a slope."""
+"""Layout of a random city: streets, blocks, flat and pitched roofs, and trees on sloping terrain."""
 
 from dataclasses import dataclass
 
@@ -12,38 +12,38 @@ BLOCK_M = 46.0
 PITCH_M = BLOCK_M + STREET_M + 2 * SIDEWALK_M  # distance of street axes
 FLAT, GABLE, HIP = 0, 1, 2
 UNPAINTED = -1.0
-NO_RELIEF = (0.0,) * 8  # the part of City.slope that only difficult cities use
+NO_RELIEF = (0.0,) * 8  # the part of City.slope that is only used by difficult cities
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Upright boxes turned by a multiple of a few degrees. Heights are above the ground at the box's centre."""
+    """Upright boxes with flat or pitched roofs, rotated by a few degrees; everything in local meters."""
 
-    centre: Float64[ndarray, "n 2"]
+    center: Float64[ndarray, "n 2"]
     half: Float64[ndarray, "n 2"]
     angle: Float64[ndarray, " n"]
-    base: Float64[ndarray, " n"]  # z of the ground at the centre
+    base: Float64[ndarray, " n"]  # z of the ground at the center
     eave: Float64[ndarray, " n"]  # z where the wall ends
     ridge: Float64[ndarray, " n"]  # z of the highest part
     roof: Int64[ndarray, " n"]  # FLAT, GABLE or HIP
-    seed: Int64[ndarray, " n"]  # chooses colours and textures
-    paint: Float64[ndarray, "n 3"]  # reflectance of a roof of one color, UNPAINTED where it has a texture
+    seed: Int64[ndarray, " n"]  # of colors and textures
+    paint: Float64[ndarray, "n 3"]  # reflectance of a roof of one color; UNPAINTED for a texture
 
 
 @dataclass(frozen=True)
 class Trees:
-    """Crowns as ellipsoids of revolution on their ground."""
+    """Crowns of trees as ellipsoids of revolution above the ground."""
 
-    centre: Float64[ndarray, "n 3"]
+    center: Float64[ndarray, "n 3"]
     radius: Float64[ndarray, "n 2"]  # horizontal, vertical
     seed: Int64[ndarray, " n"]
-    leaves: Float64[ndarray, " n"]  # share of the crown that stops light, in 0..1
+    leaves: Float64[ndarray, " n"]  # opaque fraction of the crown, in 0..1
     brown: Float64[ndarray, " n"]  # 0 green to 1 brown
 
 
 @dataclass(frozen=True)
 class City:
-    """A square city of `size_m` around the origin; everything in local metres.
+    """A square city of `size_m` around the origin; everything in local meters.
 
     `slope` holds: rise east, rise north, amplitude and length of the undulation; grade of the steep slope to the
     south-west, its distance from the origin and its length; the pond's center (x, y), half axes (x, y) and level.
@@ -55,16 +55,16 @@ class City:
     boxes: Boxes
     trees: Trees
     seed: int
-    sky: float = 0.32  # light of the sky on a surface that faces it; the sun's is 1
-    water: tuple[float, float, float] = (0.0, 0.0, 0.0)  # light that the pond reflects
+    sky: float = 0.32  # ambient irradiance of a surface that faces up, relative to that of the sun
+    water: tuple[float, float, float] = (0.0, 0.0, 0.0)  # light reflected by the pond
 
-    def ground(self, x: ndarray, y: ndarray) -> ndarray:
+    def ground_height(self, x: ndarray, y: ndarray) -> ndarray:
         """z of the terrain."""
-        return terrain(x, y, self.slope)
+        return terrain_height(x, y, self.slope)
 
 
-def terrain(x, y, slope):
-    """A slope with a gentle undulation, metres; where `slope` (see City) says so, with a steep part and a pond."""
+def terrain_height(x, y, slope):
+    """Height of the terrain in meters: a slope with an undulation, and by `slope` (see City) a grade and a pond."""
     wave = slope[3]
     z = slope[0] * x + slope[1] * y + slope[2] * np.sin(2 * np.pi / wave * x) * np.cos(2 * np.pi / (1.3 * wave) * y)
     if slope[4] > 0:
@@ -75,14 +75,14 @@ def terrain(x, y, slope):
     return z
 
 
-@register_jitable(error_model="numpy")  # kernels call it, and so does `terrain` in them
+@register_jitable(error_model="numpy")  # called by kernels, directly and through `terrain_height`
 def pond_radius(x, y, slope):
-    """Squared distance from the pond's center in its half axes: water below 1, land from 1.5."""
+    """Squared distance from the pond's center in units of its half axes: water below 1, land from 1.5."""
     return ((x - slope[7]) / slope[9]) ** 2 + ((y - slope[8]) / slope[10]) ** 2
 
 
-def plan(size_m: float, seed: int) -> City:
-    """A city chosen by its seed; it reaches 40 m beyond the square, so that images have no edge of the world."""
+def plan_city(size_m: float, seed: int) -> City:
+    """Plan a random city. It extends 40 m beyond the square, so that images do not show its edge."""
     rng = np.random.default_rng(seed)
     slope = (*draw_slope(rng), *NO_RELIEF)
     rows: list[tuple] = []
@@ -93,7 +93,7 @@ def plan(size_m: float, seed: int) -> City:
 
 
 def draw_slope(rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """Rise east, rise north, amplitude and length of the undulation."""
+    """Draw the first part of City.slope: rise east, rise north, amplitude and length of the undulation."""
     return float(rng.uniform(0.012, 0.02)), float(rng.uniform(-0.015, -0.008)), 0.8, 140.0
 
 
@@ -104,29 +104,29 @@ def block_centers(size_m: float) -> list[tuple[float, float]]:
     return [(x, y) for x in ticks for y in ticks]
 
 
-def fill_block(rng: np.random.Generator, centre: tuple[float, float], rows: list, trees: list) -> None:
-    """One block: a park, a courtyard ring of houses, a row of pitched houses, or towers."""
+def fill_block(rng: np.random.Generator, center: tuple[float, float], rows: list, trees: list) -> None:
+    """Place one block: a park, wings around a courtyard, rows of pitched houses, or towers."""
     kind = rng.choice(4, p=[0.12, 0.33, 0.35, 0.2])
-    cx, cy = centre
+    cx, cy = center
     half = BLOCK_M / 2
     if kind == 0:
         for _ in range(14):
-            trees.append((*(np.array(centre) + rng.uniform(-half + 3, half - 3, 2)), rng.uniform(2.2, 4.2)))
+            trees.append((*(np.array(center) + rng.uniform(-half + 3, half - 3, 2)), rng.uniform(2.2, 4.2)))
         return
     if kind == 1:
-        _ring(rng, cx, cy, half, rows)
+        _place_courtyard(rng, cx, cy, half, rows)
         for _ in range(3):
             trees.append((cx + rng.uniform(-6, 6), cy + rng.uniform(-6, 6), rng.uniform(1.8, 3.0)))
     elif kind == 2:
         place_houses(rng, cx, cy, half, rows, trees)
     else:
-        _towers(rng, cx, cy, half, rows)
+        _place_towers(rng, cx, cy, half, rows)
         for _ in range(4):
             trees.append((cx + rng.uniform(-half + 2, half - 2), cy + rng.choice([-1, 1]) * (half - 2), 2.0))
 
 
-def _ring(rng, cx: float, cy: float, half: float, rows: list) -> None:
-    """Four wings around a courtyard, each with its own height and roof."""
+def _place_courtyard(rng, cx: float, cy: float, half: float, rows: list) -> None:
+    """Place four wings around a courtyard, each with its own height and roof."""
     depth = 11.0
     for side in range(4):
         height, roof = rng.uniform(9, 20), rng.choice([FLAT, GABLE])
@@ -138,19 +138,21 @@ def _ring(rng, cx: float, cy: float, half: float, rows: list) -> None:
 
 
 def place_houses(rng, cx: float, cy: float, half: float, rows: list, trees: list) -> None:
-    """Six houses with pitched roofs in two rows, turned a little, with trees between."""
+    """Place six houses in two rows, most with pitched roofs, slightly rotated, with trees between them."""
     for row in (-1, 1):
         for k in (-1, 0, 1):
             size = rng.uniform(4.5, 6.2), rng.uniform(5.0, 7.5)
-            place = cx + k * (half * 0.66), cy + row * half * 0.52
+            position = cx + k * (half * 0.66), cy + row * half * 0.52
             roof = rng.choice([GABLE, HIP, FLAT], p=[0.5, 0.35, 0.15])
-            rows.append((*place, *size, rng.normal(0, 0.06), rng.uniform(5, 9), roof, rng.uniform(1.8, 3.2)))
+            rows.append((*position, *size, rng.normal(0, 0.06), rng.uniform(5, 9), roof, rng.uniform(1.8, 3.2)))
             if rng.random() < 0.7:
-                trees.append((place[0] + half * 0.33, cy + row * half * rng.uniform(0.1, 0.8), rng.uniform(1.6, 2.8)))
+                trees.append(
+                    (position[0] + half * 0.33, cy + row * half * rng.uniform(0.1, 0.8), rng.uniform(1.6, 2.8))
+                )
 
 
-def _towers(rng, cx: float, cy: float, half: float, rows: list) -> None:
-    """One or two tall buildings on a low podium, with machines on their roofs."""
+def _place_towers(rng, cx: float, cy: float, half: float, rows: list) -> None:
+    """Place one or two tall buildings on a low podium, with machines on their roofs."""
     rows.append((cx, cy, half * 0.85, half * 0.62, 0.0, rng.uniform(4, 6), FLAT, 0.0))
     for k in range(int(rng.integers(1, 3))):
         size = rng.uniform(7, 9.5), rng.uniform(7, 10)
@@ -161,9 +163,9 @@ def _towers(rng, cx: float, cy: float, half: float, rows: list) -> None:
 
 
 def make_boxes(rows: list, slope: tuple[float, ...]) -> Boxes:
-    """Boxes of rows (x, y, half widths, angle, height, roof, rise of the roof), on the terrain."""
+    """Make boxes on the terrain of rows (x, y, two half widths, angle, height, roof, rise of the roof)."""
     table = np.array([[*r[:6], r[7]] for r in rows], np.float64).reshape(-1, 7)
-    base = terrain(table[:, 0], table[:, 1], slope)
+    base = terrain_height(table[:, 0], table[:, 1], slope)
     roof = np.array([r[6] for r in rows], np.int64)
     rise = np.where(roof == FLAT, 0.0, table[:, 6])
     eave = base + table[:, 5]
@@ -172,10 +174,10 @@ def make_boxes(rows: list, slope: tuple[float, ...]) -> Boxes:
 
 
 def make_trees(rows: list, slope: tuple[float, ...]) -> Trees:
-    """Crowns in full green leaf of rows (x, y, radius), on the terrain."""
+    """Make crowns in full green leaf on the terrain, of rows (x, y, radius)."""
     table = np.array(rows, np.float64).reshape(-1, 3)
     vertical = table[:, 2] * 1.15
-    z = terrain(table[:, 0], table[:, 1], slope) + vertical + 0.8
+    z = terrain_height(table[:, 0], table[:, 1], slope) + vertical + 0.8
     radius = np.stack([table[:, 2], vertical], 1)
     count = len(rows)
     return Trees(np.column_stack([table[:, :2], z]), radius, np.arange(count), np.ones(count), np.zeros(count))

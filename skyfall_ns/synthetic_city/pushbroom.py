@@ -1,4 +1,4 @@
-"""How a vendor would see the place: pushbroom satellites, the RPCs fitted to them, and where the sun stood."""
+"""Pushbroom satellites, RPCs fitted to them, and the position of the sun."""
 
 import math
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from skyfall_ns.geo.frame import LocalFrame
-from skyfall_ns.geo.rpc import RPC, monomials
+from skyfall_ns.geo.rpc import RPC, rpc_monomials
 
 ORBIT_M = 694_000.0  # Pléiades
 GSD_M = 0.5
 STRIP_DEG = 0.06  # half the side of the strip for which an RPC is fitted
-HEIGHTS_M = (0.0, 600.0)  # ellipsoidal, of the fit
+HEIGHTS_M = (0.0, 600.0)  # ellipsoidal height range of the fit
 
 
 @dataclass(frozen=True)
 class Pushbroom:
     """A line camera on a straight orbit: parallel along the track, perspective across it, in a topocentric frame."""
 
-    frame: LocalFrame  # topocentric, at the place looked at
+    frame: LocalFrame  # topocentric, at the imaged point
     incidence_deg: float
     azimuth_deg: float  # from the ground to the satellite, from true north
     heading_deg: float = 192.0
 
     def project(self, lonlath: ndarray) -> Float64[ndarray, "*n 2"]:
-        """(col, row), (0, 0) at the frame's origin."""
+        """(col, row) of (lon, lat, ellipsoidal height); (0, 0) is the frame's origin."""
         theta, phi = math.radians(self.incidence_deg), math.radians(self.azimuth_deg)
         distance = ORBIT_M / math.cos(theta)
         up = np.array([math.sin(theta) * math.sin(phi), math.sin(theta) * math.cos(phi), math.cos(theta)])
@@ -40,15 +40,16 @@ class Pushbroom:
         across *= math.copysign(1.0, across[0])
         offset = self.frame.from_geodetic(lonlath) - distance * up
         along = offset @ normal / (track @ normal)
-        seen = offset - along[..., None] * track
+        in_line = offset - along[..., None] * track
         gsd = GSD_M / math.sqrt(math.cos(theta))
-        column = distance / gsd * (seen @ across) / (seen @ bore)
+        column = distance / gsd * (in_line @ across) / (in_line @ bore)
         return np.stack([column, along / gsd], -1)
 
 
 def fit_rpc(camera: Pushbroom, lonlath: Float64[ndarray, "3"]) -> tuple[RPC, float]:
-    """The RPC of a strip around a place, and its largest residual in pixels (least squares on the rational form,
-    reweighted by the denominator)."""
+    """Fit the RPC of a strip around a point (lon, lat, height); the RPC and its largest residual in pixels.
+
+    Least squares on the rational form, reweighted by the denominator."""
     lon, lat, _ = lonlath
     middle, half = sum(HEIGHTS_M) / 2, (HEIGHTS_M[1] - HEIGHTS_M[0]) / 2
     ticks, levels = np.linspace(-1, 1, 15), np.linspace(-1, 1, 7)
@@ -56,8 +57,8 @@ def fit_rpc(camera: Pushbroom, lonlath: Float64[ndarray, "3"]) -> tuple[RPC, flo
     points = np.stack([lon + STRIP_DEG * L, lat + STRIP_DEG * P, middle + half * H], -1)
     colrow = camera.project(points)
     offset, scale = (colrow.min(0) + colrow.max(0)) / 2, (colrow.max(0) - colrow.min(0)) / 2
-    terms = monomials(L, P, H)
-    coefficients = [_rational(terms, (colrow[:, k] - offset[k]) / scale[k]) for k in (0, 1)]
+    terms = rpc_monomials(L, P, H)
+    coefficients = [_fit_rational(terms, (colrow[:, k] - offset[k]) / scale[k]) for k in (0, 1)]
     rpc = RPC(
         line_off=float(offset[1]), samp_off=float(offset[0]), lat_off=float(lat), long_off=float(lon),
         height_off=middle, line_scale=float(scale[1]), samp_scale=float(scale[0]), lat_scale=STRIP_DEG,
@@ -68,22 +69,22 @@ def fit_rpc(camera: Pushbroom, lonlath: Float64[ndarray, "3"]) -> tuple[RPC, flo
     return rpc, float(np.abs(rpc.project(points) - colrow).max())
 
 
-def _rational(terms: Float64[ndarray, "20 n"], values: Float64[ndarray, " n"]):
-    """Numerator and denominator coefficients, the denominator's constant being 1; a faint ridge, as vendors use."""
+def _fit_rational(terms: Float64[ndarray, "20 n"], values: Float64[ndarray, " n"]):
+    """Fit numerator and denominator coefficients with a weak ridge; the denominator's constant is 1."""
     design = np.concatenate([terms.T, -values[:, None] * terms[1:].T], 1)
     weight = np.ones(len(values))
     ridge = 1e-7 * np.eye(39, 40)
     for _ in range(4):
         rows = np.column_stack([design * weight[:, None], values * weight])
-        triangle = _triangle(np.concatenate([rows, ridge]))
+        triangle = _triangular_factor(np.concatenate([rows, ridge]))
         solution = np.linalg.lstsq(triangle[:39, :39], triangle[:39, 39], rcond=None)[0]
         weight = 1.0 / (1.0 + terms[1:].T @ solution[20:])
     return tuple(map(float, solution[:20])), (1.0, *map(float, solution[20:]))
 
 
-def _triangle(rows: Float64[ndarray, "m n"]) -> Float64[ndarray, "n n"]:
-    """R of a QR decomposition, in blocks so small that BLAS keeps them to one thread: on a busy machine its threads
-    wait for each other a hundred times longer than they work."""
+def _triangular_factor(rows: Float64[ndarray, "m n"]) -> Float64[ndarray, "n n"]:
+    """R of a QR decomposition, in blocks that BLAS processes in one thread: on a busy machine its threads wait for each
+    other a hundred times longer than they compute."""
     n = rows.shape[1]
     while len(rows) > 4 * n:
         padded = np.pad(rows, ((0, -len(rows) % (4 * n)), (0, 0)))
@@ -92,8 +93,8 @@ def _triangle(rows: Float64[ndarray, "m n"]) -> Float64[ndarray, "n n"]:
 
 
 def sun_position(moment: datetime, lon_deg: float, lat_deg: float) -> tuple[float, float]:
-    """(azimuth from true north, elevation) in degrees of the sun at a UTC moment: NOAA's low-precision formulas, good
-    to about 0.1 degrees."""
+    """(azimuth from true north, elevation) of the sun in degrees at a UTC time, by NOAA's low-precision formulas, which
+    are accurate to about 0.1 degrees."""
     day = (moment - datetime(2000, 1, 1, 12)).total_seconds() / 86400.0
     mean, anomaly = math.radians((280.460 + 0.9856474 * day) % 360), math.radians((357.528 + 0.9856003 * day) % 360)
     ecliptic = mean + math.radians(1.915) * math.sin(anomaly) + math.radians(0.020) * math.sin(2 * anomaly)

@@ -1,27 +1,27 @@
-"""The viewer's panel "look": light and season of free views, from one image's to another's."""
+"""The viewer's appearance panel: light and season of free views, blended between two training images."""
 
 from collections.abc import Sequence
 
 from nerfstudio.viewer.viewer_elements import ViewerDropdown, ViewerSlider
 from torch import nn
 
-CANONICAL = "canonical"
+REFERENCE = "reference"
 
 
-class LookPanel(nn.Module):
-    """Two choices and a slider between them; a module because the viewer looks for its elements in modules."""
+class AppearancePanel(nn.Module):
+    """Two appearances and a blend weight. A module, because the viewer collects its elements from modules."""
 
     def __init__(self, image_names: Sequence[str]) -> None:
         super().__init__()
-        options = [CANONICAL, *image_names]
-        self.first = ViewerDropdown("Look", CANONICAL, options)
-        self.second = ViewerDropdown("Blend with", CANONICAL, options)
-        self.share = ViewerSlider("Share of the second", 0.0, 0.0, 1.0, 0.05)
+        options = [REFERENCE, *image_names]
+        self.first = ViewerDropdown("Appearance", REFERENCE, options)
+        self.second = ViewerDropdown("Blend with", REFERENCE, options)
+        self.blend_weight = ViewerSlider("Blend weight", 0.0, 0.0, 1.0, 0.05)
 
-    def selection(self) -> tuple[int | None, int | None, float]:
-        """Indices of the two chosen training images (None: the mean appearance) and the second's share in 0..1."""
+    def selected_appearances(self) -> tuple[int | None, int | None, float]:
+        """Indices of the two selected training images (None: the mean appearance), and the second's weight in 0..1."""
         first, second = (
-            None if choice.value == CANONICAL else choice.options.index(choice.value) - 1
-            for choice in (self.first, self.second)
+            None if dropdown.value == REFERENCE else dropdown.options.index(dropdown.value) - 1
+            for dropdown in (self.first, self.second)
         )
-        return first, second, self.share.value
+        return first, second, self.blend_weight.value

@@ -1,4 +1,4 @@
-"""The field's protocol against lidar: what is added to a truth is what comes back."""
+"""The lidar protocol: scores of the truth with known errors added."""
 
 import numpy as np
 import pytest
@@ -14,31 +14,31 @@ CRS, SIZE, X, Y = "EPSG:32617", 160, 436078.0, 3357495.0
 @pytest.fixture
 def truth(tmp_path):
     z = np.kron(np.random.default_rng(0).uniform(0, 12, (16, 16)), np.ones((10, 10))).astype(np.float32)
-    kinds = np.full((SIZE, SIZE), 2, np.uint8)
-    kinds[:40], kinds[40:60], kinds[-20:] = 5, 6, 9
+    classes = np.full((SIZE, SIZE), 2, np.uint8)
+    classes[:40], classes[40:60], classes[-20:] = 5, 6, 9
     write_raster(tmp_path / "dsm.tif", z[None])
-    write_raster(tmp_path / "cls.tif", kinds[None])
-    (tmp_path / "place.txt").write_text(f"{X}\n{Y}\n{SIZE}.000\n0.5\n")
-    return read_lidar(tmp_path / "dsm.tif", tmp_path / "cls.tif", tmp_path / "place.txt", CRS)
+    write_raster(tmp_path / "cls.tif", classes[None])
+    (tmp_path / "georeference.txt").write_text(f"{X}\n{Y}\n{SIZE}.000\n0.5\n")
+    return read_lidar(tmp_path / "dsm.tif", tmp_path / "cls.tif", tmp_path / "georeference.txt", CRS)
 
 
-def prediction(values, east=0.0, north=0.0):
+def make_prediction(values, east=0.0, north=0.0):
     transform = Affine(0.5, 0, X + east, 0, -0.5, Y + 0.5 * SIZE + north)
     return Raster(np.asarray(values, np.float64)[None], CRS, transform)
 
 
-def test_a_moved_truth_is_perfect(truth):
-    scored = score_lidar(prediction(truth.dsm.values() + 33.0, east=2.0, north=-3.0), truth)
-    assert scored.shift == (-6, -4) and scored.report["correlation"] == pytest.approx(1)
-    assert scored.report["mean_z"]["all"]["mae_m"] == pytest.approx(0, abs=1e-6)
-    assert scored.report["median_z"]["all"]["within_1m"] == 1
-    assert scored.report["completeness"] == pytest.approx((156 / 160) * (134 / 140))  # before the move, without water
+def test_a_shifted_truth_has_no_error(truth):
+    score = score_lidar(make_prediction(truth.dsm.band_values() + 33.0, east=2.0, north=-3.0), truth)
+    assert score.shift == (-6, -4) and score.report["correlation"] == pytest.approx(1)
+    assert score.report["mean_z"]["all"]["mae_m"] == pytest.approx(0, abs=1e-6)
+    assert score.report["median_z"]["all"]["within_1m"] == 1
+    assert score.report["completeness"] == pytest.approx((156 / 160) * (134 / 140))  # before the shift, without water
 
 
-def test_mean_and_median_removed(truth):
-    values = truth.dsm.values()
+def test_errors_with_mean_and_with_median_removed(truth):
+    values = truth.dsm.band_values()
     values[40:50] += 20.0  # a sixteenth of the area, a fourteenth without water; no trees
-    report = score_lidar(prediction(values), truth).report
+    report = score_lidar(make_prediction(values), truth).report
     share = 10 / 140
     mean, median = report["mean_z"]["all"], report["median_z"]["all"]
     assert mean["mae_m"] == pytest.approx(2 * share * (1 - share) * 20)
@@ -50,23 +50,27 @@ def test_mean_and_median_removed(truth):
 
 
 def test_water_does_not_count_and_missing_heights_are_incomplete(truth):
-    values = truth.dsm.values()
+    values = truth.dsm.band_values()
     values[-20:] += 500.0
     values[:, :40] = np.nan
-    report = score_lidar(prediction(values), truth).report
+    report = score_lidar(make_prediction(values), truth).report
     assert report["mean_z"]["all"]["mae_m"] == pytest.approx(0, abs=1e-6)
     assert report["completeness"] == pytest.approx(0.75)
 
 
-def test_percentile_of_errors():
-    found = error_statistics(np.array([0.5] * 98 + [-30.0, 30.0]))
-    assert found["p99_m"] == pytest.approx(30.0, abs=0.5) and found["off_10m"] == 0.02 and found["within_1m"] == 0.98
+def test_error_statistics_of_outliers():
+    statistics = error_statistics(np.array([0.5] * 98 + [-30.0, 30.0]))
+    assert (
+        statistics["p99_m"] == pytest.approx(30.0, abs=0.5)
+        and statistics["off_10m"] == 0.02
+        and statistics["within_1m"] == 0.98
+    )
 
 
-def test_bad_truth_and_no_overlap(tmp_path, truth):
+def test_damaged_truth_and_missing_overlap_are_refused(tmp_path, truth):
     with pytest.raises(RasterError, match="hardly overlap"):
-        score_lidar(prediction(truth.dsm.values(), east=5000.0), truth)
-    files = tmp_path / "dsm.tif", tmp_path / "cls.tif", tmp_path / "place.txt"
+        score_lidar(make_prediction(truth.dsm.band_values(), east=5000.0), truth)
+    files = tmp_path / "dsm.tif", tmp_path / "cls.tif", tmp_path / "georeference.txt"
     files[2].write_text("1 2 3 0.5")
     with pytest.raises(RasterError, match=r"3 x 3 cells.*Copy"):
         read_lidar(*files, CRS)

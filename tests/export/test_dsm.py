@@ -1,4 +1,4 @@
-"""The exported DSM lands where it belongs, in any projected CRS, and is the GeoTIFF it claims to be."""
+"""The exported DSM has the right heights in any projected CRS, and the documented GeoTIFF format."""
 
 from functools import partial
 from pathlib import Path
@@ -18,23 +18,23 @@ PLACE = np.array([1.4437, 43.6045, 190.0])
 BOX = np.array([[-101.3, -80.7, -5.0], [99.1, 120.2, 40.0]])
 
 
-def surface(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Local metres; smooth, so that sampling costs little."""
+def surface_height_m(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Height in local meters; smooth, so that resampling errors are small."""
     return 8.0 + 0.05 * x - 0.03 * y + 4.0 * np.sin(x / 25.0) * np.cos(y / 30.0)
 
 
-class Known:
-    """Renders a known surface, with a hole south-west of (-50, -30)."""
+class KnownSurfaceRenderer:
+    """Renders a known surface, with a hole southwest of (-50, -30)."""
 
     def render_heights(self, x_min_m, y_max_m, resolution_m, width, height):
         x = x_min_m + (np.arange(width) + 0.5) * resolution_m
         y = y_max_m - (np.arange(height)[:, None] + 0.5) * resolution_m
         hole = (x < -50) & (y < -30)
-        return np.where(hole, np.nan, surface(x, y)).astype(np.float32)
+        return np.where(hole, np.nan, surface_height_m(x, y)).astype(np.float32)
 
 
-def cells(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(lon, lat, ellipsoidal height) of all cells of a file that have one, read without this package; and the mask."""
+def read_cells(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(lon, lat, ellipsoidal height) of all cells with a height, read without this package, and the nodata mask."""
     with rasterio.open(path) as file:
         band = file.read(1, masked=True)
         rows, columns = np.nonzero(~np.ma.getmaskarray(band))
@@ -46,22 +46,22 @@ def cells(path: Path) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("frame_crs", [None, "topocentric"])
 @pytest.mark.parametrize("crs", [None, "EPSG:32631", "EPSG:32630", "EPSG:2154"])
 def test_every_cell_is_on_the_surface(frame_crs, crs, tmp_path):
-    frame = LocalFrame.at(PLACE, frame_crs)
-    render_dsm(Known(), frame, BOX, 0.5, crs).write(tmp_path / "dsm.tif")
-    lonlath, empty = cells(tmp_path / "dsm.tif")
+    frame = LocalFrame.at_point(PLACE, frame_crs)
+    render_dsm(KnownSurfaceRenderer(), frame, BOX, 0.5, crs).write_heights(tmp_path / "dsm.tif")
+    lonlath, nodata = read_cells(tmp_path / "dsm.tif")
     local = frame.from_geodetic(lonlath)
-    error = local[:, 2] - surface(local[:, 0], local[:, 1])
+    error = local[:, 2] - surface_height_m(local[:, 0], local[:, 1])
     assert np.abs(error).max() < 0.01
     assert not ((local[:, 0] < -50.3) & (local[:, 1] < -30.3)).any()
     for side in (0, 1):  # covers the box but for a cell at the edges
         assert local[:, side].min() < BOX[0, side] + 1.0 and local[:, side].max() > BOX[1, side] - 1.0
-    in_box = (1 - 50 * 50 / (200 * 200)) * 400 * 400
-    assert (~empty).sum() == pytest.approx(in_box, rel=0.03)
+    expected_count = (1 - 50 * 50 / (200 * 200)) * 400 * 400
+    assert (~nodata).sum() == pytest.approx(expected_count, rel=0.03)
 
 
-def test_the_file_is_what_it_claims_to_be(tmp_path):
-    frame = LocalFrame.at(PLACE)
-    render_dsm(Known(), frame, BOX, 0.25).write(tmp_path / "dsm.tif")
+def test_format_and_tags_of_the_file(tmp_path):
+    frame = LocalFrame.at_point(PLACE)
+    render_dsm(KnownSurfaceRenderer(), frame, BOX, 0.25).write_heights(tmp_path / "dsm.tif")
     with rasterio.open(tmp_path / "dsm.tif") as file:
         assert file.crs.to_epsg() == 32631
         assert file.dtypes == ("float32",) and file.nodata == -9999.0
@@ -73,37 +73,36 @@ def test_the_file_is_what_it_claims_to_be(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["dsm.tif"]
 
 
-def test_a_splat_lands_on_its_pixel(tmp_path):
-    """A small opaque disc at a known place: the DSM's cells seen through the RPC are where the place is."""
+def test_a_gaussian_is_exported_at_its_position(tmp_path):
+    """A small opaque disc at a known point: the DSM's cells project through an RPC to the pixel of that point."""
     torch = pytest.importorskip("torch")
     from skyfall_ns.models.rasterizers import Gaussians
-    from skyfall_ns.models.skyfall import SkyfallModel
+    from skyfall_ns.models.renderer import Renderer
 
-    frame = LocalFrame.at(PLACE)
+    frame = LocalFrame.at_point(PLACE)
     known = frame.to_geodetic(np.array([37.4, -22.9, 17.3]))
-    on_model = SimpleNamespace(scale=0.01, centre_m=(-1.1, 19.75, 0.0))
-    mean = (frame.from_geodetic(known) - on_model.centre_m) * on_model.scale
-    splat = Gaussians(
+    normalized = SimpleNamespace(scale=0.01, center_m=(-1.1, 19.75, 0.0))
+    mean = (frame.from_geodetic(known) - normalized.center_m) * normalized.scale
+    gaussian = Gaussians(
         torch.tensor(mean[None], dtype=torch.float32),
         torch.tensor([[1.0, 0, 0, 0]]),
         torch.tensor([[0.02, 0.02, 0.0005]]),
         torch.tensor([0.99]),
     )
-    model = SimpleNamespace(on_model=on_model, gaussians=lambda: splat, means=splat.means, num_points=1)
-    model.render_depth = partial(SkyfallModel.render_depth, model)
-    model.render_heights = partial(SkyfallModel.render_heights, model)
-    render_dsm(model, frame, BOX, 0.2).write(tmp_path / "dsm.tif")
-    lonlath, _ = cells(tmp_path / "dsm.tif")
+    renderer = SimpleNamespace(normalized=normalized, gaussians=lambda: gaussian)
+    renderer.render_heights = partial(Renderer.render_heights, renderer)
+    render_dsm(renderer, frame, BOX, 0.2).write_heights(tmp_path / "dsm.tif")
+    lonlath, _ = read_cells(tmp_path / "dsm.tif")
     assert 60 < len(lonlath) < 600
     np.testing.assert_allclose(lonlath[:, 2], known[2], atol=0.02)
-    satellite = Pushbroom(LocalFrame.at(PLACE, "topocentric"), incidence_deg=22.0, azimuth_deg=130.0)
+    satellite = Pushbroom(LocalFrame.at_point(PLACE, "topocentric"), incidence_deg=22.0, azimuth_deg=130.0)
     rpc, residual_px = fit_rpc(satellite, PLACE)
-    rpc = rpc.shifted(3.7, -5.2).cropped(-300, -200)  # as an adjustment and a crop would
+    rpc = rpc.with_offset(3.7, -5.2).for_crop(-300, -200)  # as by an adjustment and a crop
     assert residual_px < 0.05
-    off_px = rpc.project(lonlath.mean(0)) - rpc.project(known)
-    assert np.abs(off_px).max() < 0.1
-    spread = np.abs(rpc.project(lonlath) - rpc.project(known)).max()
-    assert spread < 2.5 / 0.5  # the disc's own radius
+    offset_px = rpc.project(lonlath.mean(0)) - rpc.project(known)
+    assert np.abs(offset_px).max() < 0.1
+    extent_px = np.abs(rpc.project(lonlath) - rpc.project(known)).max()
+    assert extent_px < 2.5 / 0.5  # the disc's own radius
 
 
 @pytest.mark.parametrize(
@@ -114,7 +113,7 @@ def test_a_splat_lands_on_its_pixel(tmp_path):
         ("EPSG:32631+5773", "ellipsoidal"),
     ],
 )
-def test_unfit_crs_are_refused(crs, words):
-    with pytest.raises(CrsError, match=words) as caught:
-        render_dsm(Known(), LocalFrame.at(PLACE), BOX, 0.5, crs)
-    assert str(caught.value).count(". ") == 1
+def test_unsuitable_crs_are_refused(crs, words):
+    with pytest.raises(CrsError, match=words) as raised:
+        render_dsm(KnownSurfaceRenderer(), LocalFrame.at_point(PLACE), BOX, 0.5, crs)
+    assert str(raised.value).count(". ") == 1

@@ -1,4 +1,4 @@
-"""DSM comparison: shifts recovered, statistics known, grids and CRSs of every kind, bad input refused."""
+"""DSM comparison: known shifts and statistics, different grids and CRSs, rejected input."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from pyproj import Transformer
 from scipy.ndimage import gaussian_filter
 
 from skyfall_ns.errors import CrsError, RasterError
-from skyfall_ns.geo.dsm_comparison import compare_dsm, edge_scores, scores
+from skyfall_ns.geo.dsm_comparison import compare_dsm, edge_error_statistics, error_statistics
 from skyfall_ns.geo.raster import Raster
 
 UTM = "EPSG:32637"
@@ -15,9 +15,9 @@ WEST, NORTH = 300_000.0, 4_150_000.0
 SIZE_M = 160.0
 
 
-def city(x: np.ndarray, y: np.ndarray, cell_m: float) -> np.ndarray:
-    """Mean height of cells centred on x ("w", east of WEST) and y ("h", south of NORTH): a slope and flat roofs, whose
-    overlap with a cell is exact, so that the surface has no grid of its own."""
+def city_heights(x: np.ndarray, y: np.ndarray, cell_m: float) -> np.ndarray:
+    """Mean height of cells centered on x ("w", east of WEST) and y ("h", south of NORTH): a slope and flat roofs, whose
+    overlap with each cell is exact, so that the surface does not depend on a grid."""
     rng = np.random.default_rng(5)
     z = 0.03 * x[None, :] + 0.02 * y[:, None] + 2.0 * np.sin(x[None, :] / 17.0)
     for _ in range(60):
@@ -28,13 +28,13 @@ def city(x: np.ndarray, y: np.ndarray, cell_m: float) -> np.ndarray:
     return z
 
 
-def dsm(
+def make_dsm(
     shift=(0.0, 0.0, 0.0), cell_m=0.5, noise_m=0.0, origin=(0.0, 0.0), seed=0, nodata=None, size_m=SIZE_M
 ) -> Raster:
-    """The city moved by `shift` (east, north, up), on a grid that begins `origin` east and south of the corner."""
+    """DSM of the city after a `shift` (east, north, up); the grid starts `origin` east and south of the corner."""
     n = round(size_m / cell_m)
-    centres = (np.arange(n) + 0.5) * cell_m
-    z = city(origin[0] + centres - shift[0], origin[1] + centres + shift[1], cell_m) + shift[2]
+    centers = (np.arange(n) + 0.5) * cell_m
+    z = city_heights(origin[0] + centers - shift[0], origin[1] + centers + shift[1], cell_m) + shift[2]
     z += noise_m * np.random.default_rng(seed).standard_normal(z.shape)
     transform = Affine(cell_m, 0, WEST + origin[0], 0, -cell_m, NORTH - origin[1])
     return Raster(z[None].astype(np.float32), UTM, transform, nodata)
@@ -44,13 +44,13 @@ def dsm(
     "shift", [(0.0, 0.0, 0.0), (0.2, -0.1, 4.0), (0.25, 0.25, -2.0), (3.9, -3.3, 0.5), (-8.2, 6.6, 30.0)]
 )
 @pytest.mark.parametrize("noise_m", [0.0, 0.3])
-def test_a_shift_is_recovered(shift, noise_m):
-    report = compare_dsm(dsm(shift, noise_m=noise_m, seed=1), dsm(noise_m=noise_m, seed=2)).report
+def test_shifts_are_recovered(shift, noise_m):
+    report = compare_dsm(make_dsm(shift, noise_m=noise_m, seed=1), make_dsm(noise_m=noise_m, seed=2)).report
     np.testing.assert_allclose(report["shift_m"], -np.array(shift), atol=0.05)
 
 
-def sharp_roofs(east_m: np.ndarray, south_m: np.ndarray) -> np.ndarray:
-    """Heights at points: no cell mixes roof and street."""
+def sharp_roof_heights(east_m: np.ndarray, south_m: np.ndarray) -> np.ndarray:
+    """Heights at points, without averaging of roof and street within a cell."""
     rng = np.random.default_rng(5)
     z = 0.03 * east_m + 0.02 * south_m
     for _ in range(60):
@@ -60,33 +60,33 @@ def sharp_roofs(east_m: np.ndarray, south_m: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shift", [(0.2, -0.1), (0.4, 0.1), (0.1, 0.35), (-0.3, 0.22)])
-def test_sharp_walls_do_not_pull_to_half_cells(shift):
-    """Walls that are cells off here and there, as those of trained surfaces: half a metre at random, on both sides."""
-    rng, centres = np.random.default_rng(0), (np.arange(320) + 0.5) * 0.5
-    east, south = np.meshgrid(centres, centres)
+def test_sharp_walls_do_not_bias_the_shift_to_half_cells(shift):
+    """Walls displaced at random by half a meter to both sides, as those of trained surfaces."""
+    rng, centers = np.random.default_rng(0), (np.arange(320) + 0.5) * 0.5
+    east, south = np.meshgrid(centers, centers)
     off_m = [gaussian_filter(rng.normal(size=east.shape), 3) for _ in range(2)]
     off_east, off_south = (0.5 * off / off.std() for off in off_m)
-    moved = sharp_roofs(east - shift[0] + off_east, south + shift[1] + off_south)
+    moved = sharp_roof_heights(east - shift[0] + off_east, south + shift[1] + off_south)
     pred, ref = (
         Raster(z[None].astype(np.float32), UTM, Affine(0.5, 0, WEST, 0, -0.5, NORTH), None)
-        for z in (moved, sharp_roofs(east, south))
+        for z in (moved, sharp_roof_heights(east, south))
     )
     np.testing.assert_allclose(compare_dsm(pred, ref).report["shift_m"][:2], -np.array(shift), atol=0.08)
 
 
-def test_other_grids_register_too():
-    """A coarser and a finer grid, neither aligned with the reference's."""
+def test_shifts_between_different_grids_are_recovered():
+    """A coarser and a finer grid, not aligned with that of the reference."""
     for cell_m in (0.35, 1.0):
-        pred = dsm((1.3, -0.7, 2.0), cell_m=cell_m, origin=(3.21, 4.57), size_m=150.0)
-        report = compare_dsm(pred, dsm()).report
+        pred = make_dsm((1.3, -0.7, 2.0), cell_m=cell_m, origin=(3.21, 4.57), size_m=150.0)
+        report = compare_dsm(pred, make_dsm()).report
         np.testing.assert_allclose(report["shift_m"], (-1.3, 0.7, -2.0), atol=0.05)
         assert report["resolution_m"] == 0.5
 
 
 @pytest.mark.parametrize("crs", ["EPSG:32638", "EPSG:4326"])
-def test_other_crs(crs):
-    """The prediction in a neighbouring zone (grid turned by degrees) and in degrees."""
-    ref = dsm()
+def test_shifts_between_different_crs_are_recovered(crs):
+    """The prediction in a neighboring UTM zone (its grid is rotated by degrees) and in geographic coordinates."""
+    ref = make_dsm()
     forward, back = (Transformer.from_crs(*pair, always_xy=True) for pair in ((UTM, crs), (crs, UTM)))
     x, y = forward.transform([WEST, WEST + SIZE_M, WEST, WEST + SIZE_M], [NORTH, NORTH, NORTH - SIZE_M, NORTH - SIZE_M])
     east, north = (1 / 90_000.0, 1 / 111_000.0) if crs == "EPSG:4326" else (1.0, 1.0)
@@ -95,24 +95,24 @@ def test_other_crs(crs):
     column, row = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
     local_x, local_y = back.transform(transform.c + transform.a * column, transform.f + transform.e * row)
     surface = 3 * np.sin((local_x - WEST - 0.6) / 9) + 2 * np.cos((local_y - NORTH) / 7)
-    centres = (np.arange(ref.bands.shape[1]) + 0.5) * 0.5
-    truth = 3 * np.sin(centres[None, :] / 9) + 2 * np.cos(-centres[:, None] / 7)
+    centers = (np.arange(ref.bands.shape[1]) + 0.5) * 0.5
+    truth = 3 * np.sin(centers[None, :] / 9) + 2 * np.cos(-centers[:, None] / 7)
     ref = Raster(truth[None], UTM, ref.transform)
     report = compare_dsm(Raster(surface[None], crs, transform), ref).report
     np.testing.assert_allclose(report["shift_m"], (-0.6, 0.0, 0.0), atol=0.05)
     assert report["registered"]["mae_m"] < 0.01 < report["unregistered"]["mae_m"]
 
 
-def test_south_up_rasters():
-    pred = dsm((1.2, -0.8, 0.0))
+def test_shifts_of_south_up_rasters_are_recovered():
+    pred = make_dsm((1.2, -0.8, 0.0))
     rows = pred.bands.shape[1]
     flipped = Raster(pred.bands[:, ::-1], UTM, Affine(0.5, 0, WEST, 0, 0.5, NORTH - 0.5 * rows))
-    np.testing.assert_allclose(compare_dsm(flipped, dsm()).report["shift_m"], (-1.2, 0.8, 0.0), atol=0.05)
+    np.testing.assert_allclose(compare_dsm(flipped, make_dsm()).report["shift_m"], (-1.2, 0.8, 0.0), atol=0.05)
 
 
-def test_statistics():
+def test_error_statistics_of_known_differences():
     d = np.array([0.5, -0.5, 0.5, 1.5, np.nan, -8.0])
-    assert scores(d) == {
+    assert error_statistics(d) == {
         "mae_m": pytest.approx(2.2),
         "median_m": 0.5,
         "nmad_m": pytest.approx(1.4826 * 1.0),
@@ -124,34 +124,34 @@ def test_statistics():
 
 @pytest.mark.parametrize(("distance_m", "columns"), [(0.0, 2), (0.5, 4), (1.4, 6), (1.5, 8)])
 def test_errors_near_edges(distance_m, columns):
-    """A step of 2 m along column 20 of half-metre cells: k cells on either side count, and nothing else does."""
+    """A step of 2 m along column 20 of half-meter cells: only the cells within the distance on both sides count."""
     bands = np.zeros((1, 30, 40), np.float32)
     bands[:, :, 20:] = 2.0
-    bands[:, :, 30:] += 1.4  # no edge
-    bands[:, 5, 3] = np.nan  # nor is this
+    bands[:, :, 30:] += 1.4  # below the edge step
+    bands[:, 5, 3] = np.nan  # NaN is not an edge
     ref = Raster(bands, UTM, Affine(0.5, 0, WEST, 0, -0.5, NORTH))
     difference = np.full((30, 40), 0.25)
     difference[:, 20 - columns // 2 : 20 + columns // 2] = -1.0
     difference[0, 19] = np.nan
-    found = edge_scores(difference, ref, distance_m)
+    found = edge_error_statistics(difference, ref, distance_m)
     assert found == {"distance_m": distance_m, "mae_m": 1.0, "share": pytest.approx((columns * 30 - 1) / (1200 - 1))}
 
 
-def test_without_edges_there_is_no_error_at_them():
+def test_without_edges_the_edge_error_is_none():
     flat = Raster(np.zeros((1, 30, 40), np.float32), UTM, Affine(0.5, 0, WEST, 0, -0.5, NORTH))
-    assert edge_scores(np.ones((30, 40)), flat, 1.5) == {"distance_m": 1.5, "mae_m": None, "share": 0.0}
+    assert edge_error_statistics(np.ones((30, 40)), flat, 1.5) == {"distance_m": 1.5, "mae_m": None, "share": 0.0}
 
 
-def test_a_report_holds_the_edges():
-    report = compare_dsm(dsm(), dsm(), edges_m=1.0).report
+def test_the_report_contains_edge_errors():
+    report = compare_dsm(make_dsm(), make_dsm(), edge_distance_m=1.0).report
     edges = report["registered"]["edges"]
     assert edges["distance_m"] == 1.0 and 0.2 < edges["share"] < 0.6 and edges["mae_m"] < 0.02
     assert "edges" not in report["unregistered"]
 
 
-def test_nothing_is_clipped():
-    """One blunder of 100 m in a perfect surface counts in full, registered or not."""
-    ref = dsm()
+def test_outliers_are_not_clipped():
+    """One outlier of 100 m in a perfect surface counts in full, with and without registration."""
+    ref = make_dsm()
     bands = ref.bands.copy()
     bands[0, 40, 50] += 100.0
     report = compare_dsm(Raster(bands, UTM, ref.transform), ref).report
@@ -162,9 +162,9 @@ def test_nothing_is_clipped():
     assert report["shift_m"] == pytest.approx([0, 0, 0], abs=1e-3)
 
 
-def test_nodata_is_no_height():
-    """Cells without data, as NaN or as a number, neither count nor bleed into their neighbours."""
-    ref = dsm()
+def test_nodata_cells_are_excluded():
+    """Cells without data, as NaN or as a number, are not counted and do not affect their neighbors."""
+    ref = make_dsm()
     for nodata in (np.nan, -9999.0):
         bands = ref.bands.copy()
         bands[0, :80] = nodata
@@ -178,14 +178,14 @@ def test_nodata_is_no_height():
 
 
 @pytest.mark.parametrize(
-    ("raster", "error", "words"),
+    ("raster", "error", "message"),
     [
         (Raster(np.ones((1, 9, 9)), None, Affine.identity()), CrsError, "coordinate reference system"),
         (Raster(np.full((1, 9, 9), -1.0), UTM, Affine.identity(), nodata=-1.0), RasterError, "no height at all"),
         (Raster(np.ones((1, 9, 9)), UTM, Affine(1, 0, 0, 0, -1, 0)), RasterError, "do not overlap"),
     ],
 )
-def test_unfit_rasters_are_refused(raster, error, words):
-    with pytest.raises(error, match=words) as caught:
-        compare_dsm(raster, dsm(), ("a.tif", "b.tif"))
+def test_unsuitable_rasters_are_rejected(raster, error, message):
+    with pytest.raises(error, match=message) as caught:
+        compare_dsm(raster, make_dsm(), ("a.tif", "b.tif"))
     assert str(caught.value).startswith("a.tif") and str(caught.value).count(". ") == 1

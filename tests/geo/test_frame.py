@@ -1,4 +1,4 @@
-"""LocalFrame: round trips, hemispheres, zone edges, other CRSs, convergence; pyproj is the oracle."""
+"""LocalFrame: round trips, hemispheres, zone edges, other CRSs, convergence; pyproj is the reference."""
 
 import numpy as np
 import pytest
@@ -18,23 +18,23 @@ PLACES = {
 
 @pytest.mark.parametrize("crs", [None, "topocentric"])
 @pytest.mark.parametrize("place", PLACES)
-def test_round_trip_is_below_a_millimetre(place, crs):
-    frame = LocalFrame.at(np.array(PLACES[place]), crs)
+def test_round_trip_is_below_a_millimeter(place, crs):
+    frame = LocalFrame.at_point(np.array(PLACES[place]), crs)
     xyz = np.random.default_rng(0).uniform(-3000, 3000, (200, 3))
-    again = frame.from_geodetic(frame.to_geodetic(xyz))
-    assert np.abs(again - xyz).max() < 1e-3
+    restored = frame.from_geodetic(frame.to_geodetic(xyz))
+    assert np.abs(restored - xyz).max() < 1e-3
 
 
 @pytest.mark.parametrize(
     ("lon", "lat", "code"),
     [(1.44, 43.6, 32631), (151.2, -33.87, 32756), (-180.0, 10, 32601), (179.99, 10, 32660), (0.0, -1.0, 32731)],
 )
-def test_utm_zones(lon, lat, code):
+def test_utm_zones_of_points(lon, lat, code):
     assert utm_crs(lon, lat) == f"EPSG:{code}"
 
 
-def test_utm_frame_is_pyproj_minus_the_origin():
-    frame = LocalFrame.at(np.array(PLACES["Toulouse"]))
+def test_utm_frame_equals_pyproj_minus_the_origin():
+    frame = LocalFrame.at_point(np.array(PLACES["Toulouse"]))
     east, north = Transformer.from_crs(4326, 32631, always_xy=True).transform(1.45, 43.61)
     assert frame.origin[0] == round(frame.origin[0])
     np.testing.assert_allclose(
@@ -44,7 +44,7 @@ def test_utm_frame_is_pyproj_minus_the_origin():
 
 def test_topocentric_axes_are_true_east_north_up():
     lon, lat, height = PLACES["Sydney"]
-    frame = LocalFrame.at(np.array([lon, lat, height]), "topocentric")
+    frame = LocalFrame.at_point(np.array([lon, lat, height]), "topocentric")
     for azimuth, axis in ((90.0, 0), (0.0, 1)):
         lon2, lat2, _ = Geod(ellps="WGS84").fwd(lon, lat, azimuth, 100.0)
         xyz = frame.from_geodetic(np.array([lon2, lat2, height]))
@@ -53,32 +53,47 @@ def test_topocentric_axes_are_true_east_north_up():
     np.testing.assert_allclose(frame.from_geodetic(np.array([lon, lat, height + 7])), [0, 0, 7], atol=1e-6)
 
 
-def test_other_systems_there_and_back():
-    frame = LocalFrame.at(np.array(PLACES["zone edge"]))  # zone 31
+def test_conversion_to_another_crs_and_back():
+    frame = LocalFrame.at_point(np.array(PLACES["zone edge"]))  # zone 31
     xyz = np.array([[500.0, -200, 30], [-50, 80, 0]])
-    neighbour = frame.to_crs(xyz, "EPSG:32632")
-    np.testing.assert_allclose(frame.from_crs(neighbour, "EPSG:32632"), xyz, atol=1e-3)
+    neighbor = frame.to_crs(xyz, "EPSG:32632")
+    np.testing.assert_allclose(frame.from_crs(neighbor, "EPSG:32632"), xyz, atol=1e-3)
     np.testing.assert_allclose(frame.to_crs(xyz, frame.crs), xyz + frame.origin)
-    np.testing.assert_allclose(neighbour[:, 2], xyz[:, 2] + 45.0, atol=1e-6)  # heights stay ellipsoidal
+    np.testing.assert_allclose(neighbor[:, 2], xyz[:, 2] + 45.0, atol=1e-6)  # heights stay ellipsoidal
 
 
-def test_convergence_turns_true_north_onto_the_grid():
+def test_convergence_rotates_true_north_to_the_grid():
     lon, lat, height = PLACES["Toulouse"]
-    frame = LocalFrame.at(np.array([lon, lat, height]))
+    frame = LocalFrame.at_point(np.array([lon, lat, height]))
     here = frame.from_geodetic(np.array([lon, lat, height]))
     there = frame.from_geodetic(np.array([lon, lat + 1e-4, height]))
     grid_azimuth = np.degrees(np.arctan2(*(there - here)[:2]))  # of true north
     assert -frame.convergence_deg() == pytest.approx(grid_azimuth, abs=1e-3)
     assert abs(frame.convergence_deg()) > 0.5
-    assert LocalFrame.at(np.array([lon, lat, height]), "topocentric").convergence_deg() == 0.0
+    assert LocalFrame.at_point(np.array([lon, lat, height]), "topocentric").convergence_deg() == 0.0
 
 
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:99999", "nonsense", "EPSG:2263"])
-def test_unfit_systems_are_refused(crs):
-    with pytest.raises(CrsError, match=r"\. .+\."):
-        LocalFrame(crs, (0.0, 0.0, 0.0))
+def test_unsuitable_crs_are_rejected(crs):
+    frame = LocalFrame(crs, (0.0, 0.0, 0.0))
+    xyz = np.zeros(3)
+    for convert in (
+        frame.to_geodetic, frame.from_geodetic, lambda xyz: frame.to_crs(xyz, crs),
+        lambda xyz: frame.from_crs(xyz, crs), lambda xyz: frame.direction_vector(0.0, 45.0),
+        lambda xyz: LocalFrame.at_point(np.array(PLACES["Toulouse"]), crs),
+    ):  # fmt: skip
+        with pytest.raises(CrsError, match=r"\. .+\."):
+            convert(xyz)
 
 
 def test_dictionary_round_trip():
-    frame = LocalFrame.at(np.array(PLACES["Sydney"]))
+    frame = LocalFrame.at_point(np.array(PLACES["Sydney"]))
     assert LocalFrame.from_dict(frame.to_dict()) == frame
+
+
+@pytest.mark.parametrize(
+    "damage", [{"crs": 32631}, {"crs": None}, {"origin": [1.0, 2.0]}, {"origin": [1.0, 2.0, float("nan")]}]
+)
+def test_damaged_dictionaries_are_rejected(damage):
+    with pytest.raises(ValueError, match=r"frame|unpack"):
+        LocalFrame.from_dict({"crs": "EPSG:32631", "origin": [1.0, 2.0, 3.0], **damage})

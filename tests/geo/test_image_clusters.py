@@ -1,54 +1,54 @@
-"""Which images look alike, from the tie points that they share."""
+"""Clusters of images from the tie points that they share."""
 
 import numpy as np
 
-from skyfall_ns.geo.image_clusters import look_alike
+from skyfall_ns.geo.image_clusters import cluster_images
 
 
-def seen(views, *shared):
-    """Tie points: (number, images that were matched there)."""
+def make_tie_points(image_count, *counts):
+    """Observation mask of tie points, from (number, images in which they were found)."""
     rows = []
-    for count, images in shared:
-        row = np.zeros(views, bool)
+    for count, images in counts:
+        row = np.zeros(image_count, bool)
         row[list(images)] = True
         rows += [row] * count
     return np.array(rows)
 
 
-def groups(ties, shown=None):
-    return look_alike(ties, np.ones_like(ties) if shown is None else shown)
+def find_clusters(tie_points, within=None):
+    return cluster_images(tie_points, np.ones_like(tie_points) if within is None else within)
 
 
 KAHRAMANMARAS = ((1058, (0, 1)), (988, (2, 3)), (125, (0, 2)), (92, (1, 3)), (82, (0, 1, 2, 3)))
 
 
-def test_two_dates_of_kahramanmaras_are_two_groups():
-    """The counts of the real set: 1140 and 1070 ties within a date, at most 207 across."""
-    assert groups(seen(4, *KAHRAMANMARAS)) == (0, 0, 1, 1)
+def test_two_dates_of_kahramanmaras_are_two_clusters():
+    """The counts of the real set: 1140 and 1070 tie points within a date, at most 207 between dates."""
+    assert find_clusters(make_tie_points(4, *KAHRAMANMARAS)) == (0, 0, 1, 1)
 
 
-def test_a_single_image_of_another_date_is_alone():
-    """The same set without its last image: the third has no better partner than those that it does not look like."""
-    ties = seen(4, *KAHRAMANMARAS)[:, :3]
-    assert groups(ties[ties.sum(1) > 1]) == (0, 0, 1)
+def test_a_single_image_of_another_date_is_a_cluster_of_its_own():
+    """The same set without its last image: the third image has no partner of its own date."""
+    tie_points = make_tie_points(4, *KAHRAMANMARAS)[:, :3]
+    assert find_clusters(tie_points[tie_points.sum(1) > 1]) == (0, 0, 1)
 
 
-def test_a_chain_of_look_alikes_is_one_group():
-    assert groups(seen(4, (100, (0, 1)), (60, (1, 2)), (80, (2, 3)), (5, (0, 3)))) == (0, 0, 0, 0)
+def test_a_chain_of_similar_images_is_one_cluster():
+    assert find_clusters(make_tie_points(4, (100, (0, 1)), (60, (1, 2)), (80, (2, 3)), (5, (0, 3)))) == (0, 0, 0, 0)
 
 
-def test_images_that_all_differ_alike_are_one_group():
-    assert groups(seen(3, (20, (0, 1)), (18, (1, 2)), (22, (0, 2)))) == (0, 0, 0)
+def test_images_that_all_differ_equally_are_one_cluster():
+    assert find_clusters(make_tie_points(3, (20, (0, 1)), (18, (1, 2)), (22, (0, 2)))) == (0, 0, 0)
 
 
-def test_an_image_without_ties_is_alone():
-    assert groups(seen(3, (100, (0, 1)))) == (0, 0, 1)
+def test_an_image_without_tie_points_is_a_cluster_of_its_own():
+    assert find_clusters(make_tie_points(3, (100, (0, 1)))) == (0, 0, 1)
 
 
-def test_an_image_of_a_part_is_judged_by_the_ties_there():
-    """Ten ties of a hundred lie where the third image looks, and it shares eight of them."""
-    ties = seen(3, (92, (0, 1)), (8, (0, 1, 2)))
-    assert groups(ties) == (0, 0, 1)
-    shown = np.ones_like(ties)
-    shown[:90, 2] = False
-    assert groups(ties, shown) == (0, 0, 0)
+def test_an_image_of_a_part_is_compared_by_the_tie_points_there():
+    """Ten tie points of a hundred lie inside the third image, and it shares eight of them."""
+    tie_points = make_tie_points(3, (92, (0, 1)), (8, (0, 1, 2)))
+    assert find_clusters(tie_points) == (0, 0, 1)
+    within = np.ones_like(tie_points)
+    within[:90, 2] = False
+    assert find_clusters(tie_points, within) == (0, 0, 0)

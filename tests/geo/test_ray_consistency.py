@@ -10,51 +10,53 @@ LEVELS = np.arange(0.0, 20.0, 0.5)
 CELL_M = 0.5
 
 
-def camera(azimuth_deg: float, incidence_deg: float) -> AffineCamera:
-    """North up, a pixel per cell, looking from an azimuth (clockwise from north) off the vertical."""
+def make_camera(azimuth_deg: float, incidence_deg: float) -> AffineCamera:
+    """A camera at an azimuth (clockwise from north) and incidence angle; north up, one pixel per cell."""
     azimuth, tangent = np.deg2rad(azimuth_deg), np.tan(np.deg2rad(incidence_deg))
     linear = np.array([[1.0, 0.0, -np.sin(azimuth) * tangent], [0.0, -1.0, np.cos(azimuth) * tangent]]) / CELL_M
     return AffineCamera(np.column_stack([linear, [50.0, 50.0]]), None, (100, 100))
 
 
 @pytest.fixture
-def volume():
-    """Flat ground at 2 m is best everywhere (cost 100); one cell's own best is a tower of 15 m (cost 300 there, and
-    400 at the ground)."""
-    total = np.full((40, 60, len(LEVELS)), 900, np.uint16)
-    total[:, :, 4] = 100
-    total[20, 30, 4], total[20, 30, 30] = 400, 300
-    return total
+def aggregated_cost():
+    """Costs with their minimum (100) at flat ground of 2 m, but at a tower of 15 m in one cell (300; 400 at the
+    ground)."""
+    cost = np.full((40, 60, len(LEVELS)), 900, np.uint16)
+    cost[:, :, 4] = 100
+    cost[20, 30, 4], cost[20, 30, 30] = 400, 300
+    return cost
 
 
-def test_lines_of_sight_confirm_the_ground_and_see_through_a_false_tower(volume):
-    index = volume.argmin(2)
+def test_lines_of_sight_confirm_the_ground_and_contradict_a_false_tower(aggregated_cost):
+    index = aggregated_cost.argmin(2)
     assert LEVELS[index[20, 30]] == 15.0
-    flat = np.zeros(index.shape, np.float32)
-    east, west = distances_along_rays_m(volume, LEVELS, flat, index, [camera(90, 20), camera(270, 20)], CELL_M)
+    base_m = np.zeros(index.shape, np.float32)
+    east, west = distances_along_rays_m(
+        aggregated_cost, LEVELS, base_m, index, [make_camera(90, 20), make_camera(270, 20)], CELL_M
+    )
     ground = np.ones(index.shape, bool)
     ground[20, 30] = False
-    for apart in (east, west):
-        assert np.abs(apart[ground]).max() == 0.0
-        assert apart[20, 30] == -13.0  # the ground behind it matches better
+    for distance_m in (east, west):
+        assert np.abs(distance_m[ground]).max() == 0.0
+        assert distance_m[20, 30] == -13.0  # the ground behind it matches better
 
 
-def test_a_true_tower_hides_the_ground_behind_it(volume):
-    volume[20, 30, 30] = 50
-    index = volume.argmin(2)
-    flat = np.zeros(index.shape, np.float32)
-    apart = distances_along_rays_m(volume, LEVELS, flat, index, [camera(90, 20)], CELL_M)[0]
-    assert apart[20, 30] == 0.0
+def test_a_true_tower_occludes_the_ground_behind_it(aggregated_cost):
+    aggregated_cost[20, 30, 30] = 50
+    index = aggregated_cost.argmin(2)
+    base_m = np.zeros(index.shape, np.float32)
+    distance_m = distances_along_rays_m(aggregated_cost, LEVELS, base_m, index, [make_camera(90, 20)], CELL_M)[0]
+    assert distance_m[20, 30] == 0.0
     behind = 30 - 13.0 * np.tan(np.deg2rad(20)) / CELL_M  # column 20.5: the satellite stands in the east
-    hidden = np.flatnonzero(apart[20] == 13.0)
+    hidden = np.flatnonzero(distance_m[20] == 13.0)
     assert len(hidden) == 1 and abs(hidden[0] - behind) < 1.0
 
 
-def test_distances_do_not_depend_on_the_base(volume):
+def test_distances_do_not_depend_on_the_base(aggregated_cost):
     """The same heights above a base that is 3 m lower."""
-    index = volume.argmin(2)
-    views = [camera(40, 15)]
-    flat = np.zeros(index.shape, np.float32)
-    expected = distances_along_rays_m(volume, LEVELS, flat, index, views, CELL_M)
-    lowered = distances_along_rays_m(volume, LEVELS + 3.0, flat - 3.0, index, views, CELL_M)
+    index = aggregated_cost.argmin(2)
+    cameras = [make_camera(40, 15)]
+    base_m = np.zeros(index.shape, np.float32)
+    expected = distances_along_rays_m(aggregated_cost, LEVELS, base_m, index, cameras, CELL_M)
+    lowered = distances_along_rays_m(aggregated_cost, LEVELS + 3.0, base_m - 3.0, index, cameras, CELL_M)
     np.testing.assert_allclose(lowered, expected, atol=1e-5)

@@ -1,11 +1,11 @@
-"""A dense reference in plain PyTorch, any precision: every Gaussian at every pixel, gsplat's rules, autograd."""
+"""A dense reference rasterizer in plain PyTorch: every Gaussian at every pixel, gsplat's rules, any precision."""
 
 import torch
 
 EPS_2D, NEAR, FAR = 0.1, 0.01, 1e10
 
 
-def rotations(quats):
+def rotation_matrices(quats):
     w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -15,7 +15,7 @@ def rotations(quats):
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
-def project(gaussians, view):
+def project_gaussians(gaussians, view):
     """means2d [n, 2], covariance [n, 2, 2] with eps, compensation [n], depth [n], radii [n] (0: culled)."""
     dtype = gaussians.means.dtype
     A, k = view.camera_from_model.to(dtype), view.intrinsics.to(dtype)
@@ -40,24 +40,24 @@ def project(gaussians, view):
             ],
             1,
         )
-    P = J @ A[:3, :3] @ rotations(gaussians.quats) @ torch.diag_embed(gaussians.scales)
+    P = J @ A[:3, :3] @ rotation_matrices(gaussians.quats) @ torch.diag_embed(gaussians.scales)
     cov0 = P @ P.transpose(1, 2)
     cov = cov0 + EPS_2D * torch.eye(2, dtype=dtype)
     det0, det = torch.linalg.det(cov0), torch.linalg.det(cov)
     compensation = (det0 / det).clamp_min(0).sqrt()
-    middle = 0.5 * (cov[:, 0, 0] + cov[:, 1, 1])
-    radii = (3 * (middle + (middle**2 - det).clamp_min(0.01).sqrt()).sqrt()).ceil()
+    mean = 0.5 * (cov[:, 0, 0] + cov[:, 1, 1])
+    radii = (3 * (mean + (mean**2 - det).clamp_min(0.01).sqrt()).sqrt()).ceil()
     x, y = means2d.unbind(-1)
-    seen = (z > NEAR) & (z < FAR) & (x + radii > 0) & (x - radii < view.width)
-    seen &= (y + radii > 0) & (y - radii < view.height)
-    return means2d, cov, compensation, z, torch.where(seen, radii, torch.zeros_like(radii))
+    visible = (z > NEAR) & (z < FAR) & (x + radii > 0) & (x - radii < view.width)
+    visible &= (y + radii > 0) & (y - radii < view.height)
+    return means2d, cov, compensation, z, torch.where(visible, radii, torch.zeros_like(radii))
 
 
-def render(gaussians, colors, view):
-    """color [h, w, c], depth [h, w], alpha [h, w], means2d (retains grad), per-pixel offsets' leaf for absgrad,
-    and [h, w] True where no decision lies within 2e-4 of its threshold."""
+def render_dense(gaussians, colors, view):
+    """color [h, w, c], depth [h, w], alpha [h, w], means2d (retains grad), the leaf of per-pixel offsets for absgrad,
+    and a mask [h, w] of the pixels where no test is within 2e-4 of its threshold."""
     dtype = gaussians.means.dtype
-    means2d, cov, compensation, depth, radii = project(gaussians, view)
+    means2d, cov, compensation, depth, radii = project_gaussians(gaussians, view)
     if means2d.requires_grad:
         means2d.retain_grad()
     opacity = gaussians.opacities * compensation
@@ -67,10 +67,10 @@ def render(gaussians, colors, view):
     pixels = torch.stack([x, y], -1)
     per_pixel = torch.zeros(len(depth), view.height, view.width, 2, dtype=dtype, requires_grad=True)
     conic = torch.linalg.inv(cov)
-    left = torch.ones(view.height, view.width, dtype=dtype)
+    transmittance = torch.ones(view.height, view.width, dtype=dtype)
     live = torch.ones(view.height, view.width, dtype=torch.bool)
     color = torch.zeros(view.height, view.width, colors.shape[1], dtype=dtype)
-    weighted = torch.zeros_like(left)
+    weighted = torch.zeros_like(transmittance)
     safe = torch.ones_like(live)
     for i in torch.argsort(depth.detach(), stable=True).tolist():
         if radii[i] == 0:
@@ -79,21 +79,21 @@ def render(gaussians, colors, view):
         sigma = 0.5 * (d @ conic[i] * d).sum(-1)
         raw = opacity[i] * torch.exp(-sigma)
         alpha = raw.clamp_max(0.999)
-        low = ((means2d[i] - radii[i]) / 16).floor() * 16
-        high = ((means2d[i] + radii[i]) / 16).ceil() * 16
-        reach = ((pixels > low) & (pixels < high)).all(-1)
-        seen = reach & live & (alpha >= 1 / 255)
-        after = left * (1 - alpha)
-        passed = seen & (after > 1e-4)
-        near_cut = reach & live & ((alpha * 255 - 1).abs() < 2e-4)
-        near_stop = seen & ((after / 1e-4 - 1).abs() < 2e-3)
-        near_cap = reach & ((raw / 0.999 - 1).abs() < 1e-5)
-        safe &= ~(near_cut | near_stop | near_cap)
-        weight = torch.where(passed, alpha * left, torch.zeros_like(left))
+        tile_low = ((means2d[i] - radii[i]) / 16).floor() * 16
+        tile_high = ((means2d[i] + radii[i]) / 16).ceil() * 16
+        in_tile = ((pixels > tile_low) & (pixels < tile_high)).all(-1)
+        visible = in_tile & live & (alpha >= 1 / 255)
+        after = transmittance * (1 - alpha)
+        contributing = visible & (after > 1e-4)
+        near_cutoff = in_tile & live & ((alpha * 255 - 1).abs() < 2e-4)
+        near_stop = visible & ((after / 1e-4 - 1).abs() < 2e-3)
+        near_cap = in_tile & ((raw / 0.999 - 1).abs() < 1e-5)
+        safe &= ~(near_cutoff | near_stop | near_cap)
+        weight = torch.where(contributing, alpha * transmittance, torch.zeros_like(transmittance))
         color = color + weight[..., None] * colors[i]
         weighted = weighted + weight * depth[i]
-        left = torch.where(passed, after, left)
-        live = live & ~(seen & ~passed)
-    alpha = 1 - left
+        transmittance = torch.where(contributing, after, transmittance)
+        live = live & ~(visible & ~contributing)
+    alpha = 1 - transmittance
     expected = torch.where(alpha > 0, weighted / alpha.clamp_min(1e-10), torch.zeros_like(alpha))
     return color, expected, alpha, means2d, per_pixel, safe

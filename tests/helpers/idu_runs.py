@@ -1,12 +1,10 @@
-"""Short runs of stage 2 for tests, in this process or, by `NsTrain`, in one of their own that can be killed."""
+"""Short runs of stage 2 in the process of the test, and interruptions of them."""
 
 import copy
 import json
-import os
 import random
-import subprocess
-import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,24 +14,42 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from skyfall_ns.idu import episode_runner, episode_store
 from skyfall_ns.idu.curriculum import Curriculum
+from skyfall_ns.idu.episode_store import EpisodeStore
+from skyfall_ns.idu.synthetic_views import SyntheticViews
 from skyfall_ns.method_configs import skyfall, skyfall_idu
+from skyfall_ns.pipelines.idu_pipeline import IduPipeline
+from skyfall_ns.refiners import denoiser_pairs
 from skyfall_ns.refiners.registry import RefinerOptions
 
-STAGE1, STEPS, VIEWS = 6, 8, 4  # steps of stage 1 and of an episode, views of an episode
+STAGE1_STEPS, EPISODE_STEPS, VIEWS = 6, 8, 4  # steps of stage 1 and of an episode, views of an episode
 TINY = Curriculum(
-    elevations_deg=(60.0, 35.0), radii_m=(150.0,), fov_deg=(25.0,), steps=(STEPS,), grid=1, azimuths=VIEWS, size_px=48
+    elevations_deg=(60.0, 35.0),
+    radii_m=(150.0,),
+    fov_deg=(25.0,),
+    steps=(EPISODE_STEPS,),
+    grid=1,
+    azimuths=VIEWS,
+    size_px=48,
 )
-END = STAGE1 + 2 * STEPS
+END_STEP = STAGE1_STEPS + 2 * EPISODE_STEPS
+VIEW_NAMES = [f"{index:03d}" for index in range(VIEWS)]
+EACH_IMAGE_ONCE = Counter({(f"episode_{episode:02d}", name): 1 for episode in (1, 2) for name in VIEW_NAMES})
+
+
+class SimulatedKill(BaseException):
+    """Raised in place of the end of the process."""
 
 
 @dataclass
-class Counting:
-    """Negatives of the views; counts what it is asked, and draws random numbers."""
+class CountingRefiner:
+    """Returns negatives of the views; counts calls per view, and uses random numbers."""
 
     generative: ClassVar[bool] = False
     batch: int = 1
-    asked: Counter = field(default_factory=Counter)
+    training_pairs: int = 0
+    calls: Counter = field(default_factory=Counter)
 
     def check(self) -> None:
         """Nothing can be missing."""
@@ -43,22 +59,22 @@ class Counting:
 
     @contextmanager
     def load(self, device, episode):
-        def refine(views):
+        def refine_views(views):
             for view in views:
-                self.asked[episode.name, view.name] += 1
+                self.calls[episode.name, view.name] += 1
                 random.random(), torch.rand(3)
             return [1 - view.image for view in views]
 
-        yield refine
+        yield refine_views
 
 
-def refined_by(refiner):
-    """Runs in this context are refined by an object of a test."""
-    return patch.object(RefinerOptions, "choose", lambda options: refiner)
+def use_refiner(refiner):
+    """Context in which runs refine with this object."""
+    return patch.object(RefinerOptions, "build", lambda options: refiner)
 
 
-def config_for(scene: Path, out: Path, name: str, method=skyfall_idu, refiner: str = "none", **options):
-    """A short run; `options` are the pipeline's."""
+def make_config(scene: Path, out: Path, name: str, method=skyfall_idu, refiner: str = "identity", **options):
+    """Configuration of a short run; `options` are fields of the pipeline's configuration."""
     config = copy.deepcopy(method.config)
     config.output_dir, config.experiment_name, config.timestamp = Path(out), "city", name
     config.vis, config.machine.device_type, config.logging.local_writer.enable = "tensorboard", "cpu", False
@@ -66,9 +82,9 @@ def config_for(scene: Path, out: Path, name: str, method=skyfall_idu, refiner: s
     config.pipeline.datamanager.data = Path(scene)
     config.pipeline.depth.prior = "none"
     if method is skyfall:
-        config.max_num_iterations = STAGE1
+        config.max_num_iterations = STAGE1_STEPS
         return config
-    config.pipeline.stage1_steps, config.pipeline.curriculum = STAGE1, TINY
+    config.pipeline.stage1_steps, config.pipeline.curriculum = STAGE1_STEPS, TINY
     config.pipeline.refiner = RefinerOptions(refiner)
     for key, value in options.items():
         assert hasattr(config.pipeline, key)
@@ -76,8 +92,25 @@ def config_for(scene: Path, out: Path, name: str, method=skyfall_idu, refiner: s
     return config
 
 
-def set_up(config, seed: int = 0):
-    """The trainer, ready for its first step."""
+def make_densifying_config(scene: Path, out: Path, name: str, **options):
+    """Configuration of a run with all state that a resume could lose: densification, shadows that move, episodes that
+    are replayed, and checkpoints in the middle of episodes."""
+    config = make_config(scene, out, name, densify_fraction=0.9, densify_grad_thresh=1e-4, replay_decay=0.5, **options)
+    config.steps_per_save, config.optimizers["means"]["optimizer"].lr = 3, 3e-3  # shadows move
+    config.pipeline.model.refine_every = 2  # statistics are collected over a checkpoint
+    return config
+
+
+def resume_config(config, name: str):
+    """The same command with another timestamp, resumed from the checkpoint of a run."""
+    resumed = copy.deepcopy(config)
+    resumed.timestamp, resumed.load_dir = name, config.get_checkpoint_dir()
+    resumed.max_num_iterations = skyfall_idu.config.max_num_iterations  # Nerfstudio changes it
+    return resumed
+
+
+def set_up_trainer(config, seed: int = 0):
+    """The trainer before its first step."""
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
     config.save_config()
     trainer = config.setup(local_rank=0, world_size=1)
@@ -86,75 +119,78 @@ def set_up(config, seed: int = 0):
 
 
 def train(config, seed: int = 0):
-    """As ns-train does; the trainer at its end."""
-    trainer = set_up(config, seed)
+    """Train as ns-train does; returns the trainer."""
+    trainer = set_up_trainer(config, seed)
     trainer.train()
     return trainer
 
 
-def checkpoint(config) -> dict[str, Any]:
-    """The one checkpoint of a run."""
-    (only,) = config.get_checkpoint_dir().glob("*.ckpt")
-    return torch.load(only, weights_only=True)
+def kill_in_second_episode(scene: Path, out: Path, refiner: CountingRefiner):
+    """Configuration of a run that was killed in the training of its second episode."""
+    config = make_densifying_config(scene, out, "killed")
+    try:
+        with use_refiner(refiner), kill_at("step", END_STEP - 2):
+            train(config)
+    except SimulatedKill:
+        return config
+    raise AssertionError("the run was not killed")
 
 
-def pictures(config) -> dict[str, Any]:
-    """What the episodes of a run hold."""
-    return contents(config.get_base_dir() / "idu")
+def kill_at(event: str, count: int):
+    """Context in which the run is killed before an event that has happened `count` times: a write of an image
+    ("render", "depth", "refined", "weight"), of the manifest or of training "pairs", the "swap" of training images, a
+    "checkpoint", or a training "step"."""
+    remaining = [count]
+
+    def kill_before(function: Callable, is_event: Callable[..., bool] = lambda *args: True) -> Callable:
+        def wrapped(*args, **keywords):
+            if is_event(*args):
+                if remaining[0] == 0:
+                    raise SimulatedKill
+                remaining[0] -= 1
+            return function(*args, **keywords)
+
+        return wrapped
+
+    if event == "pairs":
+        return patch.object(denoiser_pairs, "atomic_write", kill_before(denoiser_pairs.atomic_write))
+    if event in ("render", "depth", "refined", "weight"):
+        write = kill_before(episode_store.atomic_write, lambda path, data: path.parent.name == event)
+        return patch.object(episode_store, "atomic_write", write)
+    if event == "manifest":
+        write = kill_before(episode_store.atomic_write, lambda path, data: path.name == "manifest.json")
+        return patch.object(episode_store, "atomic_write", write)
+    if event == "swap":
+        return patch.object(episode_runner.SyntheticViews, "from_store", kill_before(SyntheticViews.from_store))
+    if event == "checkpoint":
+        return patch.object(torch, "save", kill_before(torch.save))
+    assert event == "step"
+    return patch.object(IduPipeline, "get_train_loss_dict", kill_before(IduPipeline.get_train_loss_dict))
 
 
-def contents(idu: Path) -> dict[str, Any]:
-    """Bytes of every file of episodes, and manifests without their times and peaks of memory."""
+def read_checkpoint(config) -> dict[str, Any]:
+    """The only checkpoint of a run."""
+    (path,) = config.get_checkpoint_dir().glob("*.ckpt")
+    return torch.load(path, weights_only=True)
+
+
+def open_episodes(config) -> list[EpisodeStore]:
+    """The episodes of a run."""
+    directories = sorted((config.get_base_dir() / "idu").glob("*"))
+    return [EpisodeStore.open(path) for path in directories if (path / "poses.json").exists()]
+
+
+def read_run_episodes(config) -> dict[str, Any]:
+    """Content of all files of the episodes of a run; see `read_episode_files`."""
+    return read_episode_files(config.get_base_dir() / "idu")
+
+
+def read_episode_files(idu: Path) -> dict[str, Any]:
+    """Bytes of every file of episodes, and manifests without times and peak memory."""
     files = {str(path.relative_to(idu)): path.read_bytes() for path in sorted(idu.rglob("*")) if path.is_file()}
-    return {name: timeless(data) if name.endswith("manifest.json") else data for name, data in files.items()}
+    return {name: _strip_times(data) if name.endswith("manifest.json") else data for name, data in files.items()}
 
 
-def timeless(manifest: bytes) -> dict[str, Any]:
+def _strip_times(manifest: bytes) -> dict[str, Any]:
     data = json.loads(manifest)
     return data | {"phases": sorted(data["phases"])}
-
-
-class NsTrain:
-    """The command `ns-train`, one after the other, each in a process of its own. They are forked where the imports are
-    done, which take longer than a short run."""
-
-    def __init__(self) -> None:
-        self._server = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def start(self, log: Path, *arguments: object) -> int:
-        """The process that has begun; what it tells goes into `log`."""
-        assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps([str(log), *map(str, arguments)]).encode() + b"\n")
-        self._server.stdin.flush()
-        return self._answer()
-
-    def wait(self) -> int:
-        """The exit code of the process that was started last, as subprocess has it."""
-        return self._answer()
-
-    def close(self) -> None:
-        self._server.communicate(timeout=60)
-
-    def _answer(self) -> int:
-        assert self._server.stdout is not None
-        return int(self._server.stdout.readline())
-
-
-def serve() -> None:
-    """For each line {a log file and a command's arguments} the number of its process, and then its exit code."""
-    from nerfstudio.scripts.train import entrypoint
-
-    for line in iter(sys.stdin.readline, ""):
-        log, *arguments = json.loads(line)
-        process = os.fork()
-        if process == 0:
-            with open(log, "w") as file:
-                os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
-            sys.argv = ["ns-train", *arguments]
-            sys.exit(entrypoint())
-        print(process, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
-
-
-if __name__ == "__main__":
-    serve()

@@ -1,4 +1,4 @@
-"""Vendor images of high relief with exact geometry: a textured plane and a textured tower, seen by parallel cameras."""
+"""Vendor images of high relief with exact geometry: a textured plane and a textured tower in parallel projection."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from helpers.vendor_files import LAT, LON, METRES_PER_DEGREE, vendor_rpc, write_vendor
+from helpers.vendor_files import LAT, LON, METERS_PER_DEGREE, vendor_rpc, write_vendor_image
 from skyfall_ns.geo.rpc import RPC
 
-Slope = tuple[float, float]  # east and north per meter up: what moves a pixel as much as a meter of height
+Slope = tuple[float, float]  # meters east and north that move a pixel as much as a meter of height
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class Relief:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Image geometry: col = pixels_per_m * (east - slope[0] (h - ground)) + width / 2, rows to the south."""
+class ImageGeometry:
+    """Geometry of an image: col = pixels_per_m * (east - slope[0] (h - ground)) + width / 2, rows to the south."""
 
     width: int
     height: int
     pixels_per_m: float
     ground_m: float
-    heights_m: tuple[float, float]  # the RPCs' range
+    heights_m: tuple[float, float]  # height range of the RPCs
 
-    def rpc(self, slope: Slope) -> RPC:
+    def make_rpc(self, slope: Slope) -> RPC:
         """The exact RPC of a view."""
-        unit = vendor_rpc((0.0, 0.0))
+        base_rpc = vendor_rpc((0.0, 0.0))
         column, row = np.zeros(20), np.zeros(20)
         middle, half = np.mean(self.heights_m), np.ptp(self.heights_m) / 2
         scale = self.pixels_per_m / 2  # of an RPC of two pixels a meter
@@ -53,18 +53,18 @@ class Frame:
         row[:4] = (middle - self.ground_m) * slope[1] * self.pixels_per_m / 1000, 0, -scale, 0
         column[3], row[3] = (s * self.pixels_per_m * half / 1000 for s in (-slope[0], slope[1]))
         return replace(
-            unit, samp_off=self.width / 2, line_off=self.height / 2, height_off=float(middle), height_scale=float(half),
-            samp_num_coeff=tuple(column), line_num_coeff=tuple(row),
+            base_rpc, samp_off=self.width / 2, line_off=self.height / 2, height_off=float(middle),
+            height_scale=float(half), samp_num_coeff=tuple(column), line_num_coeff=tuple(row),
         )  # fmt: skip
 
 
-def render(relief: Relief, frame: Frame, slope: Slope, seed: int = 0) -> np.ndarray:
-    """Digital numbers "h w", uint16: each pixel's line of sight meets the plane or the tower exactly."""
-    col, row = np.meshgrid(np.arange(frame.width, dtype=float), np.arange(frame.height, dtype=float))
-    east = (col - frame.width / 2) / frame.pixels_per_m  # of the line of sight at the ground's height
-    north = (frame.height / 2 - row) / frame.pixels_per_m
+def render_relief(relief: Relief, geometry: ImageGeometry, slope: Slope, seed: int = 0) -> np.ndarray:
+    """Render digital numbers "h w", uint16, from the exact intersections of the lines of sight with the relief."""
+    col, row = np.meshgrid(np.arange(geometry.width, dtype=float), np.arange(geometry.height, dtype=float))
+    east = (col - geometry.width / 2) / geometry.pixels_per_m  # of the line of sight at the ground's height
+    north = (geometry.height / 2 - row) / geometry.pixels_per_m
     up = relief.rise * east / (1 - relief.rise * slope[0])  # above ground_m, where it meets the plane
-    image = _texture(seed, frame, east + slope[0] * up, north + slope[1] * up)
+    image = _sample_texture(seed, geometry, east + slope[0] * up, north + slope[1] * up)
     if relief.tower is None:
         return image
     west, south, right, top_y, top = relief.tower
@@ -75,36 +75,41 @@ def render(relief: Relief, frame: Frame, slope: Slope, seed: int = 0) -> np.ndar
             continue
         ends = np.sort([(low - start) / lean, (high - start) / lean], axis=0)
         first, last = np.maximum(first, ends[0]), np.minimum(last, ends[1])
-    hit = (last >= first) & (last > up)
+    on_tower = (last >= first) & (last > up)
     x, y = east + slope[0] * last, north + slope[1] * last
     roof = np.isclose(last, top - relief.ground_m)
-    tower = np.where(roof, _texture(seed + 1, frame, x, y), _texture(seed + 2, frame, x + y, last))
-    return np.where(hit, tower, image)
+    tower = np.where(roof, _sample_texture(seed + 1, geometry, x, y), _sample_texture(seed + 2, geometry, x + y, last))
+    return np.where(on_tower, tower, image)
 
 
-def _texture(seed: int, frame: Frame, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Digital numbers of a surface at places in meters, uint16."""
-    maps = [(512 + frame.pixels_per_m * v).astype(np.float32) for v in (x, y)]
-    return cv2.remap(_noise(seed), *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP).clip(1, 4000).astype(np.uint16)
+def _sample_texture(seed: int, geometry: ImageGeometry, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Digital numbers of a surface at points in meters, uint16."""
+    maps = [(512 + geometry.pixels_per_m * v).astype(np.float32) for v in (x, y)]
+    values = cv2.remap(_noise_texture(seed), *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP)
+    return values.clip(1, 4000).astype(np.uint16)
 
 
 @lru_cache
-def _noise(seed: int) -> np.ndarray:
-    """Noise of several scales, float32."""
+def _noise_texture(seed: int) -> np.ndarray:
+    """Noise of three scales, float32."""
     noise = np.random.default_rng(seed).normal(size=(1024, 1024))
     blurred = [gaussian_filter(noise, sigma, mode="wrap") for sigma in (1.0, 2.5, 6.0)]
     return np.clip(900 + 150 * sum(b / b.std() for b in blurred), 100, 1900).astype(np.float32)
 
 
-def deliver_relief(folder: Path, relief: Relief, frame: Frame, slopes: Sequence[Slope]) -> list[Path]:
-    """One file per view."""
+def write_relief_images(
+    directory: Path, relief: Relief, geometry: ImageGeometry, slopes: Sequence[Slope]
+) -> list[Path]:
+    """Write one image file per view."""
     return [
-        write_vendor(folder / f"view_{k + 1}.tif", render(relief, frame, slope), frame.rpc(slope))
+        write_vendor_image(
+            directory / f"view_{k + 1}.tif", render_relief(relief, geometry, slope), geometry.make_rpc(slope)
+        )
         for k, slope in enumerate(slopes)
     ]
 
 
-def local_m(lonlath: np.ndarray) -> np.ndarray:
-    """East and north of (LON, LAT) in the meters of these images, and ellipsoidal height."""
-    east = (lonlath[..., 0] - LON) * METRES_PER_DEGREE * np.cos(np.deg2rad(LAT))
-    return np.stack([east, (lonlath[..., 1] - LAT) * METRES_PER_DEGREE, lonlath[..., 2]], -1)
+def to_local_m(lonlath: np.ndarray) -> np.ndarray:
+    """East and north of (LON, LAT) in meters, and ellipsoidal height, from (lon, lat, height)."""
+    east = (lonlath[..., 0] - LON) * METERS_PER_DEGREE * np.cos(np.deg2rad(LAT))
+    return np.stack([east, (lonlath[..., 1] - LAT) * METERS_PER_DEGREE, lonlath[..., 2]], -1)

@@ -1,6 +1,6 @@
-"""Tiny random diffusers pipelines of each family, whole enough for the real loading code; each is made in a second.
+"""Tiny random diffusers pipelines of each family, complete enough for the real loading code; one takes a second.
 
-Nothing is downloaded: vocabularies are the 256 bytes, or ASCII.
+Nothing is downloaded: vocabularies are the 256 bytes or ASCII.
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-CHANNELS = [8, 8, 8, 8]  # four levels: eight pixels per latent, as in the real ones
+CHANNELS = [8, 8, 8, 8]  # four levels: eight pixels per latent, as in the real models
 BLOCKS = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -21,16 +21,16 @@ CHAT = (
 )
 
 
-def _bytes() -> list[str]:
+def _byte_symbols() -> list[str]:
     return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
-def clip_tokenizer(folder: Path) -> Any:
-    folder.mkdir(parents=True, exist_ok=True)
-    words = [*_bytes(), *(f"{b}</w>" for b in _bytes()), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
+def clip_tokenizer(directory: Path) -> Any:
+    directory.mkdir(parents=True, exist_ok=True)
+    words = [*_byte_symbols(), *(f"{b}</w>" for b in _byte_symbols()), "<|startoftext|>", "<|endoftext|>"]
+    (directory / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (directory / "merges.txt").write_text("#version: 0.2\n")
+    return transformers.CLIPTokenizer(str(directory / "vocab.json"), str(directory / "merges.txt"), model_max_length=77)
 
 
 def t5_tokenizer() -> Any:
@@ -41,9 +41,9 @@ def t5_tokenizer() -> Any:
     return transformers.T5TokenizerFast(tokenizer_object=tokenizer, extra_ids=0, model_max_length=32)
 
 
-def qwen_tokenizer(folder: Path, extra: tuple[str, ...] = ()) -> Any:
+def qwen_tokenizer(directory: Path, extra: tuple[str, ...] = ()) -> Any:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *extra]
-    vocabulary = {word: i for i, word in enumerate([*_bytes(), *special])}
+    vocabulary = {word: i for i, word in enumerate([*_byte_symbols(), *special])}
     tokenizer = transformers.Qwen2Tokenizer(
         vocab=vocabulary, merges=[], unk_token="<|endoftext|>", pad_token="<|endoftext|>", eos_token="<|im_end|>",
         additional_special_tokens=special,
@@ -52,23 +52,23 @@ def qwen_tokenizer(folder: Path, extra: tuple[str, ...] = ()) -> Any:
     return tokenizer
 
 
-def clip_text(projection: bool, vocabulary: int = 514) -> Any:
+def clip_text_encoder(projection: bool, vocabulary: int = 514) -> Any:
     config = transformers.CLIPTextConfig(
         vocab_size=vocabulary, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
         projection_dim=16, max_position_embeddings=77, bos_token_id=512, eos_token_id=513, pad_token_id=513,
     )  # fmt: skip
-    kind = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
-    return kind(config).eval()
+    model_class = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
+    return model_class(config).eval()
 
 
-def t5_text(width: int = 32) -> Any:
+def t5_text_encoder(width: int = 32) -> Any:
     config = transformers.T5Config(
         vocab_size=100, d_model=width, d_kv=8, d_ff=24, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
     )
     return transformers.T5EncoderModel(config).eval()
 
 
-def qwen3_text(layers: int) -> Any:
+def qwen3_text_encoder(layers: int) -> Any:
     config = transformers.Qwen3Config(
         vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=layers, num_attention_heads=2,
         num_key_value_heads=1, head_dim=8, max_position_embeddings=1024,
@@ -76,7 +76,7 @@ def qwen3_text(layers: int) -> Any:
     return transformers.Qwen3ForCausalLM(config).eval()
 
 
-def autoencoder(channels: int) -> Any:
+def build_autoencoder(channels: int) -> Any:
     return diffusers.AutoencoderKL(
         block_out_channels=CHANNELS, layers_per_block=1, latent_channels=channels, norm_num_groups=4, sample_size=64,
         scaling_factor=0.9, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False, **BLOCKS,
@@ -90,45 +90,45 @@ def dynamic_scheduler() -> Any:
     )  # fmt: skip
 
 
-def _flux_parts(folder: Path, guidance: bool) -> dict[str, Any]:
+def _flux_parts(directory: Path, guidance: bool) -> dict[str, Any]:
     transformer = diffusers.FluxTransformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=32, pooled_projection_dim=16, guidance_embeds=guidance, axes_dims_rope=(4, 4, 8),
     )  # fmt: skip
     return {
-        "scheduler": dynamic_scheduler(), "vae": autoencoder(4), "transformer": transformer.eval(),
-        "text_encoder": clip_text(False), "tokenizer": clip_tokenizer(folder / "clip"),
-        "text_encoder_2": t5_text(), "tokenizer_2": t5_tokenizer(),
+        "scheduler": dynamic_scheduler(), "vae": build_autoencoder(4), "transformer": transformer.eval(),
+        "text_encoder": clip_text_encoder(False), "tokenizer": clip_tokenizer(directory / "clip"),
+        "text_encoder_2": t5_text_encoder(), "tokenizer_2": t5_tokenizer(),
     }  # fmt: skip
 
 
-def flux(folder: Path, guidance: bool = True) -> Any:
-    return diffusers.FluxPipeline(**_flux_parts(folder, guidance))
+def build_flux(directory: Path, guidance: bool = True) -> Any:
+    return diffusers.FluxPipeline(**_flux_parts(directory, guidance))
 
 
-def schnell(folder: Path) -> Any:
-    return flux(folder, guidance=False)
+def build_schnell(directory: Path) -> Any:
+    return build_flux(directory, guidance=False)
 
 
-def kontext(folder: Path) -> Any:
-    return diffusers.FluxKontextPipeline(**_flux_parts(folder, guidance=True))
+def build_kontext(directory: Path) -> Any:
+    return diffusers.FluxKontextPipeline(**_flux_parts(directory, guidance=True))
 
 
-def sd3(folder: Path) -> Any:
+def build_sd3(directory: Path) -> Any:
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
         num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=32,
         pos_embed_max_size=16,
     )  # fmt: skip
     return diffusers.StableDiffusion3Pipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=autoencoder(4),
-        transformer=transformer.eval(), text_encoder=clip_text(True), tokenizer=clip_tokenizer(folder / "clip"),
-        text_encoder_2=clip_text(True), tokenizer_2=clip_tokenizer(folder / "clip"), text_encoder_3=t5_text(),
-        tokenizer_3=t5_tokenizer(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=build_autoencoder(4),
+        transformer=transformer.eval(), text_encoder=clip_text_encoder(True),
+        tokenizer=clip_tokenizer(directory / "clip"), text_encoder_2=clip_text_encoder(True),
+        tokenizer_2=clip_tokenizer(directory / "clip"), text_encoder_3=t5_text_encoder(), tokenizer_3=t5_tokenizer(),
     )  # fmt: skip
 
 
-def klein(folder: Path, distilled: bool = True) -> Any:
+def build_klein(directory: Path, distilled: bool = True) -> Any:
     vae = diffusers.AutoencoderKLFlux2(
         block_out_channels=CHANNELS, layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=64, **BLOCKS
     ).eval()
@@ -139,29 +139,30 @@ def klein(folder: Path, distilled: bool = True) -> Any:
         joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
     )  # fmt: skip
     return diffusers.Flux2KleinPipeline(
-        scheduler=dynamic_scheduler(), vae=vae, transformer=transformer.eval(), text_encoder=qwen3_text(28),
-        tokenizer=qwen_tokenizer(folder / "qwen"), is_distilled=distilled,
+        scheduler=dynamic_scheduler(), vae=vae, transformer=transformer.eval(), text_encoder=qwen3_text_encoder(28),
+        tokenizer=qwen_tokenizer(directory / "qwen"), is_distilled=distilled,
     )  # fmt: skip
 
 
-def klein_base(folder: Path) -> Any:
-    return klein(folder, distilled=False)
+def build_klein_base(directory: Path) -> Any:
+    return build_klein(directory, distilled=False)
 
 
-def zimage(folder: Path) -> Any:
+def build_zimage(directory: Path) -> Any:
     transformer = diffusers.ZImageTransformer2DModel(
         in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
         axes_dims=[4, 4, 8], axes_lens=[1024, 64, 64],
     )  # fmt: skip
     return diffusers.ZImagePipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=autoencoder(4),
-        transformer=transformer.eval(), text_encoder=qwen3_text(3), tokenizer=qwen_tokenizer(folder / "qwen"),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=build_autoencoder(4),
+        transformer=transformer.eval(), text_encoder=qwen3_text_encoder(3),
+        tokenizer=qwen_tokenizer(directory / "qwen"),
     )  # fmt: skip
 
 
-def qwen_edit(folder: Path) -> Any:
+def build_qwen_edit(directory: Path) -> Any:
     marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    tokenizer = qwen_tokenizer(folder / "qwen", extra=marks)
+    tokenizer = qwen_tokenizer(directory / "qwen", extra=marks)
     start, end, image, video = (tokenizer.convert_tokens_to_ids(mark) for mark in marks)
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
     text = {
@@ -190,22 +191,22 @@ def qwen_edit(folder: Path) -> Any:
     )  # fmt: skip
 
 
-MAKERS: dict[str, Callable[[Path], Any]] = {
-    "flux": flux, "schnell": schnell, "sd3": sd3, "klein": klein, "klein_base": klein_base, "zimage": zimage,
-    "kontext": kontext, "qwen_edit": qwen_edit,
+BUILDERS: dict[str, Callable[[Path], Any]] = {
+    "flux": build_flux, "schnell": build_schnell, "sd3": build_sd3, "klein": build_klein,
+    "klein_base": build_klein_base, "zimage": build_zimage, "kontext": build_kontext, "qwen_edit": build_qwen_edit,
 }  # fmt: skip
 
 
-def build(family: str, folder: Path, seed: int = 0) -> Path:
-    """Write a pipeline to `folder`; weights are as random as `seed`."""
+def build_tiny_pipeline(family: str, directory: Path, seed: int = 0) -> Path:
+    """Write a pipeline with random weights to `directory`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        pipe = MAKERS[family](folder.parent / f"{folder.name}_vocabularies")
+        pipe = BUILDERS[family](directory.parent / f"{directory.name}_vocabularies")
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 for name, weights in part.named_parameters():
-                    if weights.abs().max() == 0 and "bias" not in name:  # gates that start closed
+                    if weights.abs().max() == 0 and "bias" not in name:  # gates that are initialized with 0
                         torch.nn.init.normal_(weights, std=0.02)
         with torch.no_grad():
-            pipe.save_pretrained(folder)
-    return folder
+            pipe.save_pretrained(directory)
+    return directory

@@ -1,4 +1,4 @@
-"""The curriculum: the reference's grids and cameras, moves of cameras that stand badly, lists that do not fit."""
+"""The curriculum: grids and cameras of Skyfall-GS, alternatives to obstructed cameras, and wrong options."""
 
 import math
 from dataclasses import replace
@@ -8,163 +8,165 @@ import pytest
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.idu.curriculum import (
-    MOVES,
+    FALLBACK_OFFSETS,
     REFERENCE_JAX,
     REFERENCE_NYC,
     Curriculum,
-    camera_of,
-    farthest_m,
-    poses,
+    farthest_depth_m,
+    place_cameras,
+    pose_camera,
 )
 
 DEFAULT = Curriculum()
 BOX = np.array([[-256.0, -256.0, -5.0], [256.0, 256.0, 60.0]])
-SMALL = np.array([[-100.0, -80.0, 0.0], [100.0, 80.0, 30.0]])
+SMALL_BOX = np.array([[-100.0, -80.0, 0.0], [100.0, 80.0, 30.0]])
 
 
-def flat(x, y):
-    return 0.0
+def place_episode(
+    curriculum,
+    number=1,
+    box=BOX,
+    ground_level_m=lambda x, y: 0.0,
+    is_valid=lambda eye, target: True,
+    seed=0,
+):
+    """Poses of episode `number`."""
+    episode = curriculum.plan_episodes(box)[number - 1]
+    return place_cameras(curriculum, episode, box, ground_level_m, is_valid, seed)
 
 
-def free(eye, target):
-    return True
-
-
-def shots(curriculum, number=1, box=BOX, level_m=flat, admits=free, seed=0):
-    episode = curriculum.episodes(box)[number - 1]
-    return poses(curriculum, episode, box, level_m, admits, seed)
-
-
-def test_grids_are_the_references():
-    jax, nyc = REFERENCE_JAX.targets(BOX), REFERENCE_NYC.targets(BOX)
+def test_grids_are_those_of_skyfall_gs():
+    jax, nyc = REFERENCE_JAX.look_at_points(BOX), REFERENCE_NYC.look_at_points(BOX)
     assert len(jax) == 9 and len(nyc) == 16
     np.testing.assert_allclose(np.unique(jax), [-128, 0, 128])
     np.testing.assert_allclose(np.unique(nyc.round(6)), [-153.6, -51.2, 51.2, 153.6])
-    np.testing.assert_allclose(REFERENCE_JAX.targets(BOX + [1000, 0, 0]).mean(0), [1000, 0], atol=1e-9)
+    np.testing.assert_allclose(REFERENCE_JAX.look_at_points(BOX + [1000, 0, 0]).mean(0), [1000, 0], atol=1e-9)
 
 
-def test_no_episode_of_the_reference_is_lost():
-    jax, nyc = REFERENCE_JAX.episodes(BOX), REFERENCE_NYC.episodes(BOX)
+def test_reference_curricula_have_all_episodes():
+    jax, nyc = REFERENCE_JAX.plan_episodes(BOX), REFERENCE_NYC.plan_episodes(BOX)
     assert [(e.number, e.elevation_deg, e.radius_m) for e in jax][-1] == (5, 45.0, 250.0) and len(jax) == 5
     assert [e.elevation_deg for e in nyc] == [85, 75, 65, 55, 45, 25] and {e.radius_m for e in nyc} == {600.0}
     assert {(e.fov_deg, e.steps) for e in nyc} == {(20.0, 10_000)}
-    assert len(shots(REFERENCE_JAX)) == 108 and len(shots(REFERENCE_NYC)) == 192
+    assert len(place_episode(REFERENCE_JAX)) == 108 and len(place_episode(REFERENCE_NYC)) == 192
 
 
-def test_cameras_are_the_references():
-    """eye = target + r (cos a cos e, sin a cos e, sin e), a = 2 pi i / 6: the same places as ours."""
-    exact = replace(REFERENCE_JAX, azimuth_turn=0.0, perturbation_deg=0.0)
+def test_cameras_are_those_of_skyfall_gs():
+    """eye = target + r (cos a cos e, sin a cos e, sin e), a = 2 pi i / 6."""
+    exact = replace(REFERENCE_JAX, azimuth_step=0.0, sample_jitter_deg=0.0)
     for number in (1, 5):
-        episode = exact.episodes(BOX)[number - 1]
+        episode = exact.plan_episodes(BOX)[number - 1]
         e, r = math.radians(episode.elevation_deg), episode.radius_m
-        wanted = {
+        expected = {
             (round(x + r * math.cos(a) * math.cos(e), 4), round(y + r * math.sin(a) * math.cos(e), 4))
             for x in (-128, 0, 128) for y in (-128, 0, 128) for a in (2 * math.pi * i / 6 for i in range(6))
         }  # fmt: skip
-        found = shots(exact, number)
-        assert {(round(p.eye_m[0], 4) + 0.0, round(p.eye_m[1], 4) + 0.0) for p in found} == wanted
-        assert all(p.eye_m[2] == pytest.approx(r * math.sin(e)) for p in found)
-        assert all(a.eye_m == b.eye_m and a.seed != b.seed for a, b in zip(found[::2], found[1::2], strict=True))
+        poses = place_episode(exact, number)
+        assert {(round(p.eye_m[0], 4) + 0.0, round(p.eye_m[1], 4) + 0.0) for p in poses} == expected
+        assert all(p.eye_m[2] == pytest.approx(r * math.sin(e)) for p in poses)
+        assert all(a.eye_m == b.eye_m and a.seed != b.seed for a, b in zip(poses[::2], poses[1::2], strict=True))
 
 
-def test_pinholes_look_at_their_targets():
-    assert camera_of(shots(REFERENCE_JAX)[0], 60, 1024).intrinsics[0, 0] == pytest.approx(886.81, abs=0.005)
-    assert camera_of(shots(REFERENCE_JAX)[0], 20, 1024).intrinsics[0, 0] == pytest.approx(2903.7, abs=0.05)
-    for pose in shots(DEFAULT, 3, SMALL)[::7]:
-        camera = camera_of(pose, 30, 256)
+def test_cameras_have_their_targets_at_the_image_center():
+    assert pose_camera(place_episode(REFERENCE_JAX)[0], 60, 1024).intrinsics[0, 0] == pytest.approx(886.81, abs=0.005)
+    assert pose_camera(place_episode(REFERENCE_JAX)[0], 20, 1024).intrinsics[0, 0] == pytest.approx(2903.7, abs=0.05)
+    for pose in place_episode(DEFAULT, 3, SMALL_BOX)[::7]:
+        camera = pose_camera(pose, 30, 256)
         np.testing.assert_allclose(camera.project(np.array(pose.target_m)), [127.5, 127.5], atol=1e-6)
-        above, right = camera.project(np.array(pose.target_m) + [0, 0, 5.0]), np.linalg.inv(camera.camera_from_local)
-        assert above[1] < 127 and above[0] == pytest.approx(127.5)  # z is up in the picture
-        np.testing.assert_allclose(right[:3, 3], pose.eye_m, atol=1e-6)
+        above = camera.project(np.array(pose.target_m) + [0, 0, 5.0])
+        assert above[1] < 127 and above[0] == pytest.approx(127.5)  # z is up in the image
+        np.testing.assert_allclose(np.linalg.inv(camera.camera_from_local)[:3, 3], pose.eye_m, atol=1e-6)
         assert np.linalg.det(camera.camera_from_local[:3, :3]) == pytest.approx(1)
         east = math.sin(math.radians(pose.azimuth_deg)) * math.cos(math.radians(pose.elevation_deg))
         assert pose.eye_m[0] - pose.target_m[0] == pytest.approx(east * math.dist(pose.eye_m, pose.target_m))
 
 
 def test_default_views_cover_a_small_scene_down_to_20_degrees():
-    episodes = DEFAULT.episodes(SMALL)
+    episodes = DEFAULT.plan_episodes(SMALL_BOX)
     assert [e.elevation_deg for e in episodes] == [60, 40, 20] and DEFAULT.azimuths == 12
-    corners = np.array([[x, y, 0.0] for x in np.linspace(-100, 100, 9) for y in np.linspace(-80, 80, 9)])
+    points = np.array([[x, y, 0.0] for x in np.linspace(-100, 100, 9) for y in np.linspace(-80, 80, 9)])
     for episode in episodes:
-        seen = np.zeros(len(corners), int)
-        for pose in shots(DEFAULT, episode.number, SMALL):
-            pixel = camera_of(pose, episode.fov_deg, 256).project(corners)
-            seen += ((pixel > 0) & (pixel < 255)).all(-1)
-        assert seen.min() >= 3, episode
+        view_counts = np.zeros(len(points), int)
+        for pose in place_episode(DEFAULT, episode.number, SMALL_BOX):
+            pixel = pose_camera(pose, episode.fov_deg, 256).project(points)
+            view_counts += ((pixel > 0) & (pixel < 255)).all(-1)
+        assert view_counts.min() >= 3, episode
 
 
-def test_directions_turn_from_episode_to_episode():
-    first, second, third = (sorted({p.azimuth_deg for p in shots(DEFAULT, n, SMALL)}) for n in (1, 2, 3))
+def test_directions_rotate_from_episode_to_episode():
+    first, second, third = (sorted({p.azimuth_deg for p in place_episode(DEFAULT, n, SMALL_BOX)}) for n in (1, 2, 3))
     assert len(first) == 12
     for a, b in ((first, second), (second, third), (first, third)):
         gaps = np.abs(np.subtract.outer(a, b))
         assert np.minimum(gaps, 360 - gaps).min() > 5
-    still = replace(DEFAULT, azimuth_turn=0.0)
-    assert {p.azimuth_deg for p in shots(still, 1, SMALL)} == {p.azimuth_deg for p in shots(still, 3, SMALL)}
+    fixed = replace(DEFAULT, azimuth_step=0.0)
+    first, third = ({p.azimuth_deg for p in place_episode(fixed, n, SMALL_BOX)} for n in (1, 3))
+    assert first == third
 
 
-def test_samples_differ_a_little_and_always_alike():
-    curriculum = replace(DEFAULT, samples_per_view=3, perturbation_deg=2.0)
-    found, again = shots(curriculum, 2, SMALL), shots(curriculum, 2, SMALL)
-    assert found == again and len({p.seed for p in found}) == len(found) == 9 * 12 * 3
-    assert shots(curriculum, 2, SMALL, seed=1)[0].seed != found[0].seed
-    for first, *others in (found[i : i + 3] for i in range(0, len(found), 3)):
+def test_samples_differ_slightly_and_reproducibly():
+    curriculum = replace(DEFAULT, samples_per_view=3, sample_jitter_deg=2.0)
+    poses, again = place_episode(curriculum, 2, SMALL_BOX), place_episode(curriculum, 2, SMALL_BOX)
+    assert poses == again and len({p.seed for p in poses}) == len(poses) == 9 * 12 * 3
+    assert place_episode(curriculum, 2, SMALL_BOX, seed=1)[0].seed != poses[0].seed
+    for first, *others in (poses[i : i + 3] for i in range(0, len(poses), 3)):
         assert first.elevation_deg == 40 and {p.view for p in others} == {first.view}
         for other in others:
             assert 0 < abs(other.elevation_deg - 40) <= 2 and 0 < abs(other.azimuth_deg - first.azimuth_deg) % 358 <= 2
 
 
-def test_targets_stand_on_the_ground():
-    hill = shots(DEFAULT, 1, SMALL, level_m=lambda x, y: 7.0 + x / 10)
-    low = shots(DEFAULT, 1, SMALL)
-    for a, b in zip(hill, low, strict=True):
+def test_look_at_points_are_on_the_ground():
+    hill = place_episode(DEFAULT, 1, SMALL_BOX, ground_level_m=lambda x, y: 7.0 + x / 10)
+    plane = place_episode(DEFAULT, 1, SMALL_BOX)
+    for a, b in zip(hill, plane, strict=True):
         assert a.target_m[2] == pytest.approx(7 + a.target_m[0] / 10)
         assert a.eye_m[2] - a.target_m[2] == pytest.approx(b.eye_m[2])
 
 
-def test_blocked_cameras_move_or_go():
-    radius = DEFAULT.episodes(SMALL)[2].radius_m
+def test_obstructed_cameras_are_moved_or_omitted():
+    radius = DEFAULT.plan_episodes(SMALL_BOX)[2].radius_m
 
-    def above_100_m(eye, target):
+    def is_above_100_m(eye, target):
         return eye[2] >= 100.0
 
-    moved = shots(DEFAULT, 3, SMALL, admits=above_100_m)
+    moved = place_episode(DEFAULT, 3, SMALL_BOX, is_valid=is_above_100_m)
     assert len(moved) == 108 and radius * math.sin(math.radians(20)) < 100
-    farther = next(f for d, f in MOVES if radius * f * math.sin(math.radians(20 + d)) >= 100)
-    assert math.dist(moved[0].eye_m, moved[0].target_m) == pytest.approx(radius * farther)
-    kept = shots(DEFAULT, 3, SMALL, admits=lambda eye, target: target[0] > 0)
+    factor = next(f for d, f in FALLBACK_OFFSETS if radius * f * math.sin(math.radians(20 + d)) >= 100)
+    assert math.dist(moved[0].eye_m, moved[0].target_m) == pytest.approx(radius * factor)
+    kept = place_episode(DEFAULT, 3, SMALL_BOX, is_valid=lambda eye, target: target[0] > 0)
     assert len(kept) == 36 and [p.name for p in kept] == [f"{i:03d}" for i in range(36)]
-    raised = shots(DEFAULT, 3, SMALL, admits=lambda eye, target: eye[2] > radius * math.sin(math.radians(25)) * 1.2)
+    min_height_m = radius * math.sin(math.radians(25)) * 1.2
+    raised = place_episode(DEFAULT, 3, SMALL_BOX, is_valid=lambda eye, target: eye[2] > min_height_m)
     assert {p.elevation_deg for p in raised} == {30.0}
     with pytest.raises(TrainingError, match=r"episode 3 \(20 degrees.*Raise --pipeline.curriculum.elevations-deg"):
-        shots(DEFAULT, 3, SMALL, admits=lambda eye, target: False)
+        place_episode(DEFAULT, 3, SMALL_BOX, is_valid=lambda eye, target: False)
 
 
-def test_lists_that_do_not_fit_are_told_by_flag():
+def test_lists_of_wrong_length_are_refused_by_flag():
     with pytest.raises(TrainingError) as error:
-        replace(REFERENCE_NYC, radii_m=(600.0,) * 5).check()
-    assert "--pipeline.curriculum.radii-m has 5 values and --pipeline.curriculum.elevations-deg 6. Give" in str(
-        error.value
-    )
+        replace(REFERENCE_NYC, radii_m=(600.0,) * 5).check_lengths()
+    message = "--pipeline.curriculum.radii-m has 5 values, and --pipeline.curriculum.elevations-deg has 6. Pass"
+    assert message in str(error.value)
     with pytest.raises(TrainingError, match="fov-deg has 2 values"):
-        replace(DEFAULT, fov_deg=(30.0, 40.0)).episodes(SMALL)
-    per_episode = replace(DEFAULT, steps=(1, 2, 3)).episodes(SMALL)
+        replace(DEFAULT, fov_deg=(30.0, 40.0)).plan_episodes(SMALL_BOX)
+    per_episode = replace(DEFAULT, steps=(1, 2, 3)).plan_episodes(SMALL_BOX)
     assert [e.steps for e in per_episode] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "options",
     [{"elevations_deg": ()}, {"elevations_deg": (60.0, 0.0)}, {"elevations_deg": (math.nan,)}, {"radii_m": (-1.0,)},
      {"radii_m": ()}, {"fov_deg": (180.0,)}, {"steps": (0,)}, {"grid": 0}, {"grid_extent_m": 0.0}, {"azimuths": 0},
-     {"azimuth_turn": math.inf}, {"samples_per_view": 0}, {"perturbation_deg": -1.0}, {"size_px": 8}],
+     {"azimuth_step": math.inf}, {"samples_per_view": 0}, {"sample_jitter_deg": -1.0}, {"size_px": 8}],
 )  # fmt: skip
-def test_numbers_that_make_no_views(odd):
-    flag = next(iter(odd)).replace("_", "-")
-    with pytest.raises(TrainingError, match=rf"--pipeline\.curriculum\.{flag} .*makes no views\. Give "):
-        Curriculum(**odd).check()
+def test_options_out_of_range_are_refused_by_flag(options):
+    flag = next(iter(options)).replace("_", "-")
+    with pytest.raises(TrainingError, match=rf"--pipeline\.curriculum\.{flag} (is|has) .*\. Pass "):
+        Curriculum(**options).plan_episodes(SMALL_BOX)
 
 
-def test_depths_reach_the_far_corner():
-    found = shots(DEFAULT, 3, SMALL)
-    corners = np.array([[x, y, z] for x in SMALL[:, 0] for y in SMALL[:, 1] for z in SMALL[:, 2]])
-    assert farthest_m(found, SMALL) == pytest.approx(max(math.dist(p.eye_m, c) for p in found for c in corners))
+def test_farthest_depth_is_that_of_the_farthest_corner():
+    poses = place_episode(DEFAULT, 3, SMALL_BOX)
+    corners = np.array([[x, y, z] for x in SMALL_BOX[:, 0] for y in SMALL_BOX[:, 1] for z in SMALL_BOX[:, 2]])
+    expected = max(math.dist(p.eye_m, c) for p in poses for c in corners)
+    assert farthest_depth_m(poses, SMALL_BOX) == pytest.approx(expected)

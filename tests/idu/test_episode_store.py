@@ -1,4 +1,4 @@
-"""Folders of episodes: what comes back, what is done again, whose they are, and files that others have spoilt."""
+"""The files of episodes: round trips, incomplete and damaged files, and directories of other runs."""
 
 import errno
 import hashlib
@@ -13,188 +13,191 @@ import pytest
 import torch
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.idu.curriculum import Curriculum, farthest_m, poses
-from skyfall_ns.idu.episode_store import EpisodeFolder, episode_path, find_episodes
-from skyfall_ns.idu.hole_filling import fill_void
+from skyfall_ns.idu.curriculum import Curriculum, farthest_depth_m, place_cameras
+from skyfall_ns.idu.episode_store import EpisodeStore, episode_path, find_episodes
+from skyfall_ns.idu.hole_filling import fill_holes
 
 BOX = np.array([[-50.0, -50.0, 0.0], [50.0, 50.0, 20.0]])
 CURRICULUM = Curriculum(grid=1, azimuths=4, size_px=16)
 SCENE = {"crs": "EPSG:32636", "origin": (1.0, 2.0, 3.0), "images": ["a", "b"]}
-ME = {"name": "none", "prompts": ("a", "b")}
+IDENTITY = {"name": "identity", "prompts": ("a", "b")}
 
 
-def begin(idu, number=1, scene=SCENE, curriculum=CURRICULUM, far_m=None):
-    episode = curriculum.episodes(BOX)[number - 1]
-    views = poses(curriculum, episode, BOX, lambda x, y: 0.0, lambda eye, target: True)
-    far_m = farthest_m(views, BOX) if far_m is None else far_m
-    return EpisodeFolder.begin(idu, episode, views, curriculum.size_px, scene, far_m)
+def create_episode(idu, number=1, scene=SCENE, curriculum=CURRICULUM, max_depth_m=None):
+    """An episode without images."""
+    episode = curriculum.plan_episodes(BOX)[number - 1]
+    poses = place_cameras(curriculum, episode, BOX, lambda x, y: 0.0, lambda eye, target: True)
+    max_depth_m = farthest_depth_m(poses, BOX) if max_depth_m is None else max_depth_m
+    return EpisodeStore.create(idu, episode, poses, curriculum.size_px, scene, max_depth_m)
 
 
-def picture(seed, *shape):
+def random_values(seed, *shape):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def render(folder, name, seed=0):
+def write_render(store, name, seed=0):
+    """A random render whose first three rows are empty."""
     alpha = torch.ones(16, 16)
     alpha[:3] = 0.2
-    folder.write_render(name, picture(seed, 16, 16, 3), alpha, 100 + 200 * picture(seed + 1, 16, 16))
+    store.write_render(name, random_values(seed, 16, 16, 3), alpha, 100 + 200 * random_values(seed + 1, 16, 16))
 
 
-def full(idu, **options):
-    """An episode with everything done."""
-    folder = begin(idu, **options)
-    folder.begin_refining(ME, False)
-    for number, name in enumerate(folder.names):
-        render(folder, name, number)
-    for number, name in enumerate(folder.names):
-        folder.write_refined(name, picture(50 + number, 16, 16, 3))
-    for name in folder.names:
-        folder.write_weight(name, torch.full((16, 16), 0.5))
-    return folder
+def make_complete_episode(idu, **options):
+    """An episode with all images."""
+    store = create_episode(idu, **options)
+    store.set_refiner(IDENTITY, False)
+    for index, name in enumerate(store.view_names):
+        write_render(store, name, index)
+    for index, name in enumerate(store.view_names):
+        store.write_refined(name, random_values(50 + index, 16, 16, 3))
+    for name in store.view_names:
+        store.write_weight(name, torch.full((16, 16), 0.5))
+    return store
 
 
-def missing(folder):
-    return folder.missing_renders(), folder.missing_refined(), folder.missing_weights()
+def missing_images(store):
+    return store.missing_renders(), store.missing_refined(), store.missing_weights()
 
 
-def test_what_was_written_comes_back(tmp_path):
-    folder = full(tmp_path)
-    again = EpisodeFolder.open(tmp_path / "episode_01")
-    assert again.shots == folder.shots and again.manifest == folder.manifest and missing(again) == ([], [], [])
-    view = again.view("002")
-    assert view.seed == folder.shots.poses[2].seed and not view.valid[:3].any() and view.valid[3:].all()
-    color, depth = picture(2, 16, 16, 3), 100 + 200 * picture(3, 16, 16)
+def test_written_images_are_read_back(tmp_path):
+    store = make_complete_episode(tmp_path)
+    again = EpisodeStore.open(tmp_path / "episode_01")
+    assert again.spec == store.spec and again.manifest == store.manifest and missing_images(again) == ([], [], [])
+    view = again.rendered_view("002")
+    assert view.seed == store.spec.poses[2].seed and not view.valid[:3].any() and view.valid[3:].all()
+    color, depth = random_values(2, 16, 16, 3), 100 + 200 * random_values(3, 16, 16)
     assert (view.image[3:] - color[3:]).abs().max() <= 0.5 / 255 + 1e-6
     assert (view.depth_m[3:] - depth[3:]).abs().max() <= 0.005 + 1e-4 and (view.depth_m[:3] == 0).all()
-    assert view.image[:3].min() > 0.01  # void is filled
-    assert (again.refined("001") - picture(51, 16, 16, 3)).abs().max() <= 0.5 / 255 + 1e-6
-    assert (again.weight("003") - 0.5).abs().max() < 0.003
-    np.testing.assert_allclose(view.camera.project(np.array(folder.shots.poses[2].target_m)), 7.5, atol=1e-6)
+    assert view.image[:3].min() > 0.01  # empty pixels are filled
+    assert (again.read_refined("001") - random_values(51, 16, 16, 3)).abs().max() <= 0.5 / 255 + 1e-6
+    assert (again.read_weight("003") - 0.5).abs().max() < 0.003
+    np.testing.assert_allclose(view.camera.project(np.array(store.spec.poses[2].target_m)), 7.5, atol=1e-6)
     manifest = json.loads((again.path / "manifest.json").read_text())
-    assert manifest["version"] == 1 and manifest["refiner"] == {"name": "none", "prompts": ["a", "b"]}
+    assert manifest["version"] == 1 and manifest["refiner"] == {"name": "identity", "prompts": ["a", "b"]}
     assert manifest["generative"] is False and len(manifest["views"]["000"]["render_sha256"]) == 64
 
 
-def test_far_depths_fit(tmp_path):
-    folder = begin(tmp_path, far_m=3000.0)
+def test_depth_unit_covers_large_depths(tmp_path):
+    store = create_episode(tmp_path, max_depth_m=3000.0)
     depth = torch.linspace(1, 2990, 256).reshape(16, 16)
-    folder.write_render("000", picture(0, 16, 16, 3), torch.ones(16, 16), depth)
-    assert 0.04 < folder.shots.depth_unit_m < 0.05
-    assert (folder.depth_m("000") - depth).abs().max() < 0.025
-    folder.write_render("001", picture(0, 16, 16, 3), torch.ones(16, 16), torch.full((16, 16), 1e-3))
-    assert folder.valid("001").all()  # near is not void
-    folder.write_render("002", picture(0, 16, 16, 3), torch.ones(16, 16), torch.full((16, 16), 1e6))
-    assert folder.depth_m("002").min() >= 2999.9
+    store.write_render("000", random_values(0, 16, 16, 3), torch.ones(16, 16), depth)
+    assert 0.04 < store.spec.depth_unit_m < 0.05
+    assert (store.read_depth_m("000") - depth).abs().max() < 0.025
+    store.write_render("001", random_values(0, 16, 16, 3), torch.ones(16, 16), torch.full((16, 16), 1e-3))
+    assert store.valid_mask("001").all()  # small depths are not empty
+    store.write_render("002", random_values(0, 16, 16, 3), torch.ones(16, 16), torch.full((16, 16), 1e6))
+    assert store.read_depth_m("002").min() >= 2999.9
 
 
-def test_files_that_are_spoilt_are_made_again(tmp_path):
-    folder = full(tmp_path)
-    for kind, at in (("render", 0), ("depth", 0), ("refined", 1), ("weight", 2)):
-        for spoil in ("delete", "truncate", "replace", "folder"):
+def test_damaged_images_are_missing(tmp_path):
+    store = make_complete_episode(tmp_path)
+    for kind, index in (("render", 0), ("depth", 0), ("refined", 1), ("weight", 2)):
+        for damage in ("delete", "truncate", "replace", "directory"):
             shutil.rmtree(tmp_path / "copy", ignore_errors=True)
-            shutil.copytree(folder.path, tmp_path / "copy")
+            shutil.copytree(store.path, tmp_path / "copy")
             file = tmp_path / f"copy/{kind}/001.png"
-            if spoil == "truncate":
+            if damage == "truncate":
                 file.write_bytes(file.read_bytes()[:-20])
-            elif spoil == "replace":
+            elif damage == "replace":
                 shutil.copy(tmp_path / f"copy/{kind}/000.png" if kind != "weight" else __file__, file)
             else:
                 file.unlink()
-                if spoil == "folder":
+                if damage == "directory":
                     file.mkdir()
-            found = missing(EpisodeFolder.open(tmp_path / "copy"))
-            assert found[at] == ["001"] and sum(map(len, found)) == 1, (kind, spoil)
+            found = missing_images(EpisodeStore.open(tmp_path / "copy"))
+            assert found[index] == ["001"] and sum(map(len, found)) == 1, (kind, damage)
 
 
-def test_a_picture_of_another_size_is_not_done_even_if_the_manifest_knows_it(tmp_path):
-    folder = full(tmp_path)
+def test_image_of_another_size_is_missing_even_if_the_manifest_has_its_hash(tmp_path):
+    store = make_complete_episode(tmp_path)
     data = cv2.imencode(".png", np.zeros((16, 17, 3), np.uint8))[1].tobytes()
-    folder.file("refined", "001").write_bytes(data)
-    folder.manifest.views["001"] = replace(
-        folder.manifest.views["001"], refined_sha256=hashlib.sha256(data).hexdigest()
-    )
-    assert folder.missing_refined() == ["001"]
+    store.image_path("refined", "001").write_bytes(data)
+    store.manifest.views["001"] = replace(store.manifest.views["001"], refined_sha256=hashlib.sha256(data).hexdigest())
+    assert store.missing_refined() == ["001"]
     with pytest.raises(TrainingError, match=r"001.png is 17 x 16 px .* Refine the episode again"):
-        folder.refined("001")
+        store.read_refined("001")
 
 
-def test_another_render_or_refiner_asks_for_other_refined_images(tmp_path):
-    folder = full(tmp_path)
-    render(folder, "002", 2)  # the same again
-    assert folder.begin_refining(dict(ME), False) == 0
-    assert missing(folder) == ([], [], [])
-    render(folder, "002", 99)
-    assert folder.missing_refined() == ["002"]
-    folder.write_refined("002", picture(0, 16, 16, 3))
-    assert folder.missing_refined() == [] and folder.missing_weights() == folder.names  # neighbours vote anew
-    assert folder.begin_refining({**ME, "strength": 0.5}, True) == len(folder.names)
-    assert folder.missing_refined() == folder.names and folder.missing_renders() == []
-    assert EpisodeFolder.open(folder.path).manifest.generative is True
+def test_another_render_or_refiner_discards_refined_images(tmp_path):
+    store = make_complete_episode(tmp_path)
+    write_render(store, "002", 2)  # the same again
+    assert store.set_refiner(dict(IDENTITY), False) == 0
+    assert missing_images(store) == ([], [], [])
+    write_render(store, "002", 99)
+    assert store.missing_refined() == ["002"]
+    store.write_refined("002", random_values(0, 16, 16, 3))
+    assert store.missing_refined() == [] and store.missing_weights() == store.view_names  # of all neighbors
+    assert store.set_refiner({**IDENTITY, "strength": 0.5}, True) == len(store.view_names)
+    assert store.missing_refined() == store.view_names and store.missing_renders() == []
+    assert EpisodeStore.open(store.path).manifest.generative is True
 
 
-def test_numbers_that_are_none(tmp_path):
-    folder = full(tmp_path)
-    odd = picture(7, 16, 16, 3)
-    odd[4, 4, 1] = float("nan")
-    assert folder.write_refined("000", odd) is False and folder.write_refined("001", picture(8, 16, 16, 3)) is True
-    assert EpisodeFolder.open(folder.path).manifest.views["000"].kept_render
-    assert torch.equal(folder.refined("000"), folder.view("000").image)
+def test_nan_and_infinity(tmp_path):
+    """In refined images the render is kept; in renders the pixels are empty."""
+    store = make_complete_episode(tmp_path)
+    color = random_values(7, 16, 16, 3)
+    color[4, 4, 1] = float("nan")
+    assert store.write_refined("000", color) is False
+    assert store.write_refined("001", random_values(8, 16, 16, 3)) is True
+    assert EpisodeStore.open(store.path).manifest.views["000"].kept_render
+    assert torch.equal(store.read_refined("000"), store.rendered_view("000").image)
     depth = torch.full((16, 16), 10.0)
     depth[5, 5] = float("inf")
-    folder.write_render("000", odd, torch.ones(16, 16), depth)
-    valid = folder.valid("000")
-    assert not valid[4, 4] and not valid[5, 5] and valid.sum() == 254 and torch.isfinite(folder.view("000").image).all()
+    store.write_render("000", color, torch.ones(16, 16), depth)
+    valid = store.valid_mask("000")
+    assert not valid[4, 4] and not valid[5, 5] and valid.sum() == 254
+    assert torch.isfinite(store.rendered_view("000").image).all()
     with pytest.raises(TrainingError, match=r"refined image of view 000 has shape \(8, 16, 3\)"):
-        folder.write_refined("000", torch.zeros(8, 16, 3))
+        store.write_refined("000", torch.zeros(8, 16, 3))
 
 
-def test_a_folder_is_gone_on_with_only_by_its_own_run(tmp_path):
-    full(tmp_path)
-    assert missing(begin(tmp_path)) == ([], [], [])
+def test_directory_of_another_run_is_refused(tmp_path):
+    make_complete_episode(tmp_path)
+    assert missing_images(create_episode(tmp_path)) == ([], [], [])
     with pytest.raises(TrainingError, match=r"episode_01 belongs to another run or scene\. Choose"):
-        begin(tmp_path, scene={**SCENE, "crs": "EPSG:32637"})
+        create_episode(tmp_path, scene={**SCENE, "crs": "EPSG:32637"})
     with pytest.raises(TrainingError, match=r"made with other cameras .*\. Pass the options"):
-        begin(tmp_path, curriculum=replace(CURRICULUM, size_px=32))
-    other = begin(tmp_path, 2)
+        create_episode(tmp_path, curriculum=replace(CURRICULUM, size_px=32))
+    other = create_episode(tmp_path, 2)
     shutil.copy(other.path / "manifest.json", tmp_path / "episode_01/manifest.json")
     with pytest.raises(TrainingError, match=r"manifest.json is damaged|belong to different runs"):
-        EpisodeFolder.open(tmp_path / "episode_01")
+        EpisodeStore.open(tmp_path / "episode_01")
 
 
-def test_a_lost_manifest_only_costs_time(tmp_path):
-    folder = full(tmp_path)
-    (folder.path / "manifest.json").unlink()
-    names = folder.names
-    assert missing(EpisodeFolder.open(folder.path)) == (names, names, names)
+def test_episode_without_a_manifest_is_incomplete(tmp_path):
+    store = make_complete_episode(tmp_path)
+    (store.path / "manifest.json").unlink()
+    names = store.view_names
+    assert missing_images(EpisodeStore.open(store.path)) == (names, names, names)
 
 
-def test_missing_renders_are_told(tmp_path):
-    folder = begin(tmp_path)
-    with pytest.raises(TrainingError, match=r"000.png is missing\. Go on with the training"):
-        folder.view("000")
+def test_missing_renders_are_reported(tmp_path):
+    store = create_episode(tmp_path)
+    with pytest.raises(TrainingError, match=r"000.png is missing\. Resume the training"):
+        store.rendered_view("000")
 
 
-def test_costs_add_up(tmp_path):
-    folder = begin(tmp_path)
-    folder.record_phase("refine", 2.0, 100)
-    folder.record_phase("refine", 3.0, 50)
-    folder.record_phase("render", 1.0)
-    folder.record_consistency({"raw": {"psnr": 20.0}})
-    again = EpisodeFolder.open(folder.path).manifest
-    assert again.phases["refine"] == {"seconds": 5.0, "peak_memory_bytes": 100}
-    assert again.phases["render"]["peak_memory_bytes"] is None and again.consistency["raw"]["psnr"] == 20.0
+def test_times_of_a_phase_are_added(tmp_path):
+    store = create_episode(tmp_path)
+    store.record_phase("refine", 2.0, 100)
+    store.record_phase("refine", 3.0, 50)
+    store.record_phase("render", 1.0)
+    store.record_consistency({"raw": {"psnr": 20.0}})
+    manifest = EpisodeStore.open(store.path).manifest
+    assert manifest.phases["refine"] == {"seconds": 5.0, "peak_memory_bytes": 100}
+    assert manifest.phases["render"]["peak_memory_bytes"] is None and manifest.consistency["raw"]["psnr"] == 20.0
 
 
 def test_episodes_are_found_in_order(tmp_path):
     for number in (3, 1, 2):
-        begin(tmp_path, number)
+        create_episode(tmp_path, number)
     (tmp_path / "episode_old").mkdir()
     assert find_episodes(tmp_path) == [episode_path(tmp_path, n) for n in (1, 2, 3)]
     assert find_episodes(tmp_path / "episode_02") == [tmp_path / "episode_02"]
     with pytest.raises(TrainingError, match="There is no episode at"):
         find_episodes(tmp_path / "episode_old")
     with pytest.raises(TrainingError, match=r"it has no poses\.json"):
-        EpisodeFolder.open(tmp_path / "episode_old")
+        EpisodeStore.open(tmp_path / "episode_old")
 
 
 POSES = [
@@ -211,76 +214,77 @@ MANIFEST = [
 ]  # fmt: skip
 
 
-def spoilt(file: Path, spot, odd):
+def replace_value(file: Path, key: str, value):
+    """Replace a value of a JSON file; the key is a path with dots."""
     data = json.loads(file.read_text())
-    *path, last = spot.split(".")
-    place = data
-    for key in path:
-        place = place[int(key) if isinstance(place, list) else key]
-    place[int(last) if isinstance(place, list) else last] = odd
+    *path, last = key.split(".")
+    entry = data
+    for part in path:
+        entry = entry[int(part) if isinstance(entry, list) else part]
+    entry[int(last) if isinstance(entry, list) else last] = value
     file.write_text(json.dumps(data))
 
 
-@pytest.mark.parametrize(("file", "spot", "odd"), [*(("poses.json", *p) for p in POSES),
-                                                   *(("manifest.json", *m) for m in MANIFEST)])  # fmt: skip
-def test_what_is_damaged_is_told_in_words(tmp_path, file, spot, odd):
-    folder = begin(tmp_path)
-    spoilt(folder.path / file, spot, odd)
-    with pytest.raises(TrainingError, match=rf"{file} is damaged.*\. Copy the folder again"):
-        EpisodeFolder.open(folder.path)
+@pytest.mark.parametrize(("file", "key", "value"), [*(("poses.json", *p) for p in POSES),
+                                                    *(("manifest.json", *m) for m in MANIFEST)])  # fmt: skip
+def test_wrong_values_are_reported(tmp_path, file, key, value):
+    store = create_episode(tmp_path)
+    replace_value(store.path / file, key, value)
+    with pytest.raises(TrainingError, match=rf"{file} is damaged.*\. Copy the directory again"):
+        EpisodeStore.open(store.path)
 
 
 @pytest.mark.parametrize("file", ["poses.json", "manifest.json"])
-def test_text_that_is_no_json_or_of_another_version(tmp_path, file):
-    folder = begin(tmp_path)
-    text = (folder.path / file).read_text()
-    for odd in (text[:-100], "", "[]", "null", text.replace('"version"', '"age"'), "[" * 100_000):
-        (folder.path / file).write_text(odd)
+def test_damaged_json_and_other_versions_are_reported(tmp_path, file):
+    store = create_episode(tmp_path)
+    text = (store.path / file).read_text()
+    for damaged in (text[:-100], "", "[]", "null", text.replace('"version"', '"age"'), "[" * 100_000):
+        (store.path / file).write_text(damaged)
         with pytest.raises(TrainingError, match="is damaged"):
-            EpisodeFolder.open(folder.path)
-    (folder.path / file).write_bytes(b"\xff\xfe\x00")
+            EpisodeStore.open(store.path)
+    (store.path / file).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TrainingError, match="is damaged"):
-        EpisodeFolder.open(folder.path)
-    (folder.path / file).write_text(text.replace('"version": 1', '"version": 2'))
+        EpisodeStore.open(store.path)
+    (store.path / file).write_text(text.replace('"version": 1', '"version": 2'))
     with pytest.raises(TrainingError, match=r"has version 2, this program reads version 1\. Update skyfall-ns\."):
-        EpisodeFolder.open(folder.path)
+        EpisodeStore.open(store.path)
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
-    folder = full(tmp_path)
-    before = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
-    whole = Path.write_bytes
+def test_full_disk_leaves_no_partial_files(tmp_path, monkeypatch):
+    store = make_complete_episode(tmp_path)
+    before = {p: p.read_bytes() for p in store.path.rglob("*") if p.is_file()}
+    write_bytes = Path.write_bytes
 
-    def half(path, data):
-        whole(path, data[: len(data) // 2])
+    def write_half(path, data):
+        write_bytes(path, data[: len(data) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", half)
+    monkeypatch.setattr(Path, "write_bytes", write_half)
     for write in (
-        lambda: folder.write_refined("000", picture(1, 16, 16, 3)),
-        lambda: folder.write_weight("001", torch.zeros(16, 16)),
-        lambda: render(folder, "002", 77),
-        lambda: folder.record_phase("refine", 1.0),
+        lambda: store.write_refined("000", random_values(1, 16, 16, 3)),
+        lambda: store.write_weight("001", torch.zeros(16, 16)),
+        lambda: write_render(store, "002", 77),
+        lambda: store.record_phase("refine", 1.0),
     ):
         with pytest.raises(OSError, match="No space") as error:
             write()
         assert error.value.filename
     monkeypatch.undo()
-    assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
-    assert missing(EpisodeFolder.open(folder.path)) == ([], [], [])
+    assert {p: p.read_bytes() for p in store.path.rglob("*") if p.is_file()} == before
+    assert missing_images(EpisodeStore.open(store.path)) == ([], [], [])
 
 
-def test_void_takes_the_colours_around_it():
+def test_holes_are_filled_with_the_colors_around_them():
     rgb = np.zeros((40, 60, 3), np.float32)
     rgb[:, :30], rgb[:, 30:] = (0.2, 0.4, 0.6), (0.8, 0.6, 0.4)
     valid = np.ones((40, 60), bool)
     valid[10:30, 5:55] = False
-    filled = fill_void(np.where(valid[..., None], rgb, 0.0), valid)
+    filled = fill_holes(np.where(valid[..., None], rgb, 0.0), valid)
     np.testing.assert_array_equal(filled[valid], rgb[valid])
     assert filled[..., 0].min() >= 0.2 - 1e-5 and filled[..., 0].max() <= 0.8 + 1e-5
     assert np.abs(filled[20, 7] - rgb[20, 7]).max() < 0.1 and np.abs(filled[20, 52] - rgb[20, 52]).max() < 0.1
     assert np.abs(np.diff(filled[20, 5:55], axis=0)).max() < 0.15  # smooth
-    assert fill_void(rgb, np.zeros_like(valid)).std() == 0
-    one = np.zeros_like(valid)
-    one[3, 4] = True
-    np.testing.assert_allclose(fill_void(rgb, one), np.broadcast_to(rgb[3, 4], rgb.shape), atol=1e-5)
+    assert fill_holes(rgb, np.zeros_like(valid)).std() == 0
+    single = np.zeros_like(valid)
+    single[3, 4] = True
+    np.testing.assert_allclose(fill_holes(rgb, single), np.broadcast_to(rgb[3, 4], rgb.shape), atol=1e-5)

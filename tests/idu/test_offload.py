@@ -1,15 +1,15 @@
-"""Room for a guest: nothing moves where there is no accelerator, and all comes back where there is one."""
+"""Offload to CPU memory: nothing changes on a CPU; on a GPU everything is moved and restored."""
 
 import pytest
 import torch
 from nerfstudio.engine.optimizers import Optimizers
 
-from skyfall_ns.idu.offload import parked
+from skyfall_ns.idu.offload import offload_to_cpu
 from skyfall_ns.nerfstudio_patches import FusedAdamConfig
 
 
-def trained(device: str) -> tuple[torch.nn.Module, Optimizers]:
-    """A layer with moments."""
+def train_layer(device: str) -> tuple[torch.nn.Module, Optimizers]:
+    """A trained layer and its optimizer with moments."""
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2).to(device)
     optimizers = Optimizers({"all": {"optimizer": FusedAdamConfig(lr=0.1), "scheduler": None}},
@@ -21,22 +21,22 @@ def trained(device: str) -> tuple[torch.nn.Module, Optimizers]:
     return model, optimizers
 
 
-def test_on_a_cpu_nothing_is_touched():
-    model, optimizers = trained("cpu")
-    places = [(p, p.data_ptr(), p.grad) for p in model.parameters()]
+def test_nothing_changes_on_a_cpu():
+    model, optimizers = train_layer("cpu")
+    pointers = [(p, p.data_ptr(), p.grad) for p in model.parameters()]
     moments = [s["exp_avg"] for s in optimizers.optimizers["all"].state.values()]
-    with pytest.raises(KeyError), parked(model, optimizers):
-        assert all(p.data_ptr() == place and p.grad is grad for p, place, grad in places)
+    with pytest.raises(KeyError), offload_to_cpu(model, optimizers):
+        assert all(p.data_ptr() == pointer and p.grad is grad for p, pointer, grad in pointers)
         raise KeyError
-    assert all(p.data_ptr() == place and p.grad is grad for p, place, grad in places)
+    assert all(p.data_ptr() == pointer and p.grad is grad for p, pointer, grad in pointers)
     states = optimizers.optimizers["all"].state.values()
     assert all(s["exp_avg"] is moment for s, moment in zip(states, moments, strict=True))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_all_waits_outside_and_training_goes_on_the_same():
-    (model, optimizers), (other, others) = trained("cuda"), trained("cuda")
-    with parked(model, optimizers):
+def test_training_continues_identically_after_an_offload_on_a_gpu():
+    (model, optimizers), (other, others) = train_layer("cuda"), train_layer("cuda")
+    with offload_to_cpu(model, optimizers):
         assert all(p.device.type == "cpu" for p in model.parameters())
         assert all(s["exp_avg"].device.type == "cpu" for s in optimizers.optimizers["all"].state.values())
     for layer, optimizer in ((model, optimizers), (other, others)):

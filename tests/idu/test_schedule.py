@@ -1,37 +1,43 @@
-"""Which step belongs to which episode, and what it looks at: shares are exact, and spread evenly."""
+"""Episode and training view of each step: shares are exact and evenly spread."""
 
 from collections import Counter
 
 import pytest
 
-from skyfall_ns.idu.schedule import Round, EpisodeSchedule, episode_turn, synthetic_turn
+from skyfall_ns.idu.schedule import EpisodeSchedule, EpisodeWindow, source_episode, synthetic_index
 
 
-def test_every_step_has_its_episode():
-    rounds = EpisodeSchedule(10, (3, 1, 4))
-    assert rounds.end == 18
-    expected = [None] * 10 + [Round(1, 10, 3)] * 3 + [Round(2, 13, 1)] + [Round(3, 14, 4)] * 4 + [None] * 3
-    assert [rounds.window_at(step) for step in range(21)] == expected
-    assert EpisodeSchedule(0, (2,)).window_at(0) == Round(1, 0, 2)
+def test_every_step_of_stage_2_has_a_window():
+    schedule = EpisodeSchedule(10, (3, 1, 4))
+    assert schedule.end_step == 18
+    expected = (
+        [None] * 10
+        + [EpisodeWindow(1, 10, 3)] * 3
+        + [EpisodeWindow(2, 13, 1)]
+        + [EpisodeWindow(3, 14, 4)] * 4
+        + [None] * 3
+    )
+    assert [schedule.window_at(step) for step in range(21)] == expected
+    assert EpisodeSchedule(0, (2,)).window_at(0) == EpisodeWindow(1, 0, 2)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 1 / 3, 0.5, 0.75, 0.9, 1.0])
-def test_synthetic_views_have_exactly_their_share_of_the_steps_at_any_time(share):
-    turns = [synthetic_turn(step, share) for step in range(200)]
-    synthetic = [turn for turn in turns if turn is not None]
-    assert synthetic == list(range(len(synthetic)))  # none is left out, none comes twice
+def test_synthetic_views_have_their_exact_share_at_any_step(share):
+    indices = [synthetic_index(step, share) for step in range(200)]
+    synthetic = [index for index in indices if index is not None]
+    assert synthetic == list(range(len(synthetic)))  # none is omitted or repeated
     for step in range(1, 201):
-        assert abs(sum(turn is not None for turn in turns[:step]) - step * share) < 1
+        assert abs(sum(index is not None for index in indices[:step]) - step * share) < 1
 
 
-def test_without_memory_all_views_are_the_present_episodes():
-    assert {episode_turn(turn, 4, 0.0) for turn in range(300)} == {4}
-    assert {episode_turn(turn, 1, kept) for turn in range(300) for kept in (0.0, 0.5, 1.0)} == {1}
+def test_decay_0_uses_the_present_episode_only():
+    assert {source_episode(index, 4, 0.0) for index in range(300)} == {4}
+    assert {source_episode(index, 1, decay) for index in range(300) for decay in (0.0, 0.5, 1.0)} == {1}
 
 
-@pytest.mark.parametrize(("kept", "shares"), [(0.5, (1 / 7, 2 / 7, 4 / 7)), (1.0, (1 / 3, 1 / 3, 1 / 3))])
-def test_earlier_episodes_have_their_share_early_and_late(kept, shares):
+@pytest.mark.parametrize(("decay", "shares"), [(0.5, (1 / 7, 2 / 7, 4 / 7)), (1.0, (1 / 3, 1 / 3, 1 / 3))])
+def test_earlier_episodes_have_their_share_at_any_time(decay, shares):
     for first in (0, 77, 5000):
-        counts = Counter(episode_turn(turn, 3, kept) for turn in range(first, first + 210))
+        counts = Counter(source_episode(index, 3, decay) for index in range(first, first + 210))
         for episode, share in enumerate(shares, 1):
             assert counts[episode] == pytest.approx(210 * share, abs=4)

@@ -1,4 +1,4 @@
-"""Refined images as training data: cameras see what the episode's see, every view has its turn, weights weigh."""
+"""Refined images as training data: exact cameras, every view once per cycle, and masks from weights."""
 
 import copy
 from collections import Counter
@@ -7,86 +7,88 @@ import numpy as np
 import pytest
 import torch
 
-from skyfall_ns.dataparsers.camera_metadata import image_of
+from skyfall_ns.dataparsers.camera_metadata import training_index, view_from_camera
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.idu.curriculum import Curriculum, poses
-from skyfall_ns.idu.episode_store import EpisodeFolder
-from skyfall_ns.idu.synthetic_views import SyntheticViews, host_camera
+from skyfall_ns.idu.curriculum import Curriculum, place_cameras
+from skyfall_ns.idu.episode_store import EpisodeStore
+from skyfall_ns.idu.synthetic_views import SyntheticViews, nerfstudio_camera
 from skyfall_ns.method_configs import skyfall
-from skyfall_ns.models.geometry.view import view_of
 from skyfall_ns.scene.model_space import HALF_PIXEL
 
-SIZE, LOOK = 32, 2
+SIZE_PX, APPEARANCE_IMAGE = 32, 2
 
 
 @pytest.fixture(scope="module")
-def on_model(city_scene):
+def normalized(city_scene):
     parser = copy.deepcopy(skyfall.config.pipeline.datamanager.dataparser)
     parser.data = city_scene
-    return parser.setup().get_dataparser_outputs().metadata["scene_on_model"]
+    return parser.setup().get_dataparser_outputs().metadata["normalized_scene"]
 
 
 @pytest.fixture
-def folder(on_model, tmp_path):
-    """A finished episode of random pictures; the first column of each is void."""
-    curriculum = Curriculum(grid=1, azimuths=7, size_px=SIZE)
-    episode = curriculum.episodes(on_model.scene.box_m)[1]
-    views = poses(curriculum, episode, on_model.scene.box_m, lambda x, y: 0.0, lambda eye, target: True)
-    made = EpisodeFolder.begin(tmp_path, episode, views, SIZE, {"run": 1}, 500.0)
+def store(normalized, tmp_path):
+    """A complete episode of random images; the first column of each is empty."""
+    curriculum = Curriculum(grid=1, azimuths=7, size_px=SIZE_PX)
+    episode = curriculum.plan_episodes(normalized.scene.box_m)[1]
+    poses = place_cameras(curriculum, episode, normalized.scene.box_m, lambda x, y: 0.0, lambda eye, target: True)
+    complete = EpisodeStore.create(tmp_path, episode, poses, SIZE_PX, {"run": 1}, 500.0)
     generator = torch.Generator().manual_seed(0)
-    for name in made.names:
-        alpha = torch.ones(SIZE, SIZE)
+    for name in complete.view_names:
+        alpha, depth_m = torch.ones(SIZE_PX, SIZE_PX), torch.full((SIZE_PX, SIZE_PX), 100.0)
         alpha[:, 0] = 0
-        made.write_render(name, torch.rand(SIZE, SIZE, 3, generator=generator), alpha, torch.full((SIZE, SIZE), 100.0))
-        made.write_refined(name, torch.rand(SIZE, SIZE, 3, generator=generator))
-        made.write_weight(name, torch.rand(SIZE, SIZE, generator=generator))
-    return made
+        complete.write_render(name, torch.rand(SIZE_PX, SIZE_PX, 3, generator=generator), alpha, depth_m)
+        complete.write_refined(name, torch.rand(SIZE_PX, SIZE_PX, 3, generator=generator))
+        complete.write_weight(name, torch.rand(SIZE_PX, SIZE_PX, generator=generator))
+    return complete
 
 
-def test_places_are_seen_where_the_episodes_cameras_see_them(folder, on_model):
-    """To a thousandth of a pixel, by way of the host's float32 poses and the rasterizer's half pixel."""
-    low, high = on_model.scene.box_m
-    places = np.random.default_rng(0).uniform(low, high, (200, 3))
-    on_splats = (places - np.array(on_model.centre_m)) * on_model.scale
-    for name in folder.names:
-        pinhole = folder.camera(name)
-        view = view_of(host_camera(pinhole, on_model, LOOK))
-        seen = on_splats @ view.camera_from_model[:3, :3].numpy().T + view.camera_from_model[:3, 3].numpy()
-        colrow = (seen / seen[:, 2:]) @ view.intrinsics[:2].numpy().T
-        assert (seen[:, 2] > 0).all() and (view.width, view.height) == (SIZE, SIZE)
-        assert np.abs(colrow - HALF_PIXEL - pinhole.project(places)).max() < 1e-3
+def test_training_cameras_project_like_the_cameras_of_the_episode(store, normalized):
+    """To a thousandth of a pixel, despite float32 poses in Nerfstudio and the half pixel of the rasterizer."""
+    low, high = normalized.scene.box_m
+    points_m = np.random.default_rng(0).uniform(low, high, (200, 3))
+    points = (points_m - np.array(normalized.center_m)) * normalized.scale
+    for name in store.view_names:
+        camera = store.view_camera(name)
+        view = view_from_camera(nerfstudio_camera(camera, normalized, APPEARANCE_IMAGE))
+        transformed = points @ view.camera_from_model[:3, :3].numpy().T + view.camera_from_model[:3, 3].numpy()
+        colrow = (transformed / transformed[:, 2:]) @ view.intrinsics[:2].numpy().T
+        assert (transformed[:, 2] > 0).all() and (view.width, view.height) == (SIZE_PX, SIZE_PX)
+        assert np.abs(colrow - HALF_PIXEL - camera.project(points_m)).max() < 1e-3
 
 
-def test_every_view_has_its_turn_once_a_lap(folder, on_model):
-    views, names = SyntheticViews.of(folder, on_model, LOOK, weighted=True), folder.names
+def test_every_view_is_drawn_once_per_cycle(store, normalized):
+    views, names = SyntheticViews.from_store(store, normalized, APPEARANCE_IMAGE, weighted=True), store.view_names
     order = []
-    for turn in range(10 * len(names)):
-        camera, batch = views.at(turn)
+    for draw_index in range(10 * len(names)):
+        camera, batch = views.draw_view(draw_index)
         (index,) = (i for i, known in enumerate(views.cameras) if known is camera)
-        assert torch.equal(batch["image"], folder.refined(names[index])) and batch["camera"] is camera
-        assert image_of(camera) == LOOK and batch["held_out"] is False
+        assert torch.equal(batch["image"], store.read_refined(names[index])) and batch["camera"] is camera
+        assert training_index(camera) == APPEARANCE_IMAGE and batch["held_out"] is False
         order.append(index)
-    laps = [tuple(order[i : i + len(names)]) for i in range(0, len(order), len(names))]
-    assert all(Counter(lap) == Counter(range(len(names))) for lap in laps)
-    assert len(set(laps)) > 5  # in other orders
-    again = SyntheticViews.of(EpisodeFolder.open(folder.path), on_model, LOOK, weighted=True)
-    assert all(torch.equal(again.at(turn)[1]["image"], views.at(turn)[1]["image"]) for turn in range(9))
+    cycles = [tuple(order[i : i + len(names)]) for i in range(0, len(order), len(names))]
+    assert all(Counter(cycle) == Counter(range(len(names))) for cycle in cycles)
+    assert len(set(cycles)) > 5  # in different orders
+    again = SyntheticViews.from_store(EpisodeStore.open(store.path), normalized, APPEARANCE_IMAGE, weighted=True)
+    for draw_index in range(9):
+        assert torch.equal(again.draw_view(draw_index)[1]["image"], views.draw_view(draw_index)[1]["image"])
 
 
-def test_masks_are_weights_or_what_is_not_void(folder, on_model):
-    weighted = SyntheticViews.of(folder, on_model, LOOK, weighted=True)
-    plain = SyntheticViews.of(folder, on_model, LOOK, weighted=False)
-    for turn in range(len(folder.names)):
-        camera, batch = weighted.at(turn)
-        (name,) = (n for n, known in zip(folder.names, weighted.cameras, strict=True) if known is camera)
-        assert batch["mask"].shape == (SIZE, SIZE, 1)
-        assert torch.equal(batch["mask"][..., 0], folder.weight(name)) and batch["mask"].std() > 0.1
-        assert torch.equal(plain.at(turn)[1]["mask"][..., 0], folder.valid(name).float())
-    assert plain.at(0)[1]["mask"][:, 0].max() == 0 and plain.at(0)[1]["mask"][:, 1:].min() == 1
+def test_masks_are_weights_or_valid_pixels(store, normalized):
+    weighted = SyntheticViews.from_store(store, normalized, APPEARANCE_IMAGE, weighted=True)
+    unweighted = SyntheticViews.from_store(store, normalized, APPEARANCE_IMAGE, weighted=False)
+    for draw_index in range(len(store.view_names)):
+        camera, batch = weighted.draw_view(draw_index)
+        (name,) = (n for n, known in zip(store.view_names, weighted.cameras, strict=True) if known is camera)
+        assert batch["mask"].shape == (SIZE_PX, SIZE_PX, 1)
+        assert torch.equal(batch["mask"][..., 0], store.read_weight(name)) and batch["mask"].std() > 0.1
+        mask = unweighted.draw_view(draw_index)[1]["mask"]
+        assert torch.equal(mask[..., 0], store.valid_mask(name).float())
+    mask = unweighted.draw_view(0)[1]["mask"]
+    assert mask[:, 0].max() == 0 and mask[:, 1:].min() == 1
 
 
-def test_what_is_missing_is_named(folder, on_model):
-    folder.file("weight", "003").unlink()
-    SyntheticViews.of(folder, on_model, LOOK, weighted=False)
+def test_missing_weights_are_reported(store, normalized):
+    store.image_path("weight", "003").unlink()
+    SyntheticViews.from_store(store, normalized, APPEARANCE_IMAGE, weighted=False)
     with pytest.raises(TrainingError, match=r"weight/003\.png is missing\. Refine the episode again"):
-        SyntheticViews.of(folder, on_model, LOOK, weighted=True)
+        SyntheticViews.from_store(store, normalized, APPEARANCE_IMAGE, weighted=True)

@@ -1,4 +1,4 @@
-"""A scene folder appears whole or not at all: failures, killed runs, full disks, what --force may replace."""
+"""Atomic creation of a scene directory: failures, killed processes, full disks, what --force may replace."""
 
 import errno
 import os
@@ -10,96 +10,96 @@ from pathlib import Path
 import pytest
 
 from skyfall_ns.errors import SceneError
-from skyfall_ns.io.directories import new_folder
+from skyfall_ns.io.directories import atomic_directory
 
 
-def make(target, force=False, text="new", inputs=()):
-    with new_folder(target, force, inputs) as folder:
-        assert folder != target
-        (folder / "scene.json").write_text(text)
+def make_scene(target, force=False, text="new", inputs=()):
+    with atomic_directory(target, force, inputs) as directory:
+        assert directory != target
+        (directory / "scene.json").write_text(text)
 
 
-def names(folder):
-    return sorted(p.name for p in folder.iterdir())
+def file_names(directory):
+    return sorted(p.name for p in directory.iterdir())
 
 
-def test_it_appears_at_the_end_with_its_parents(tmp_path):
+def test_directory_appears_at_the_end_with_its_parents(tmp_path):
     target = tmp_path / "a/b/scene"
-    with new_folder(target, force=False) as folder:
-        (folder / "scene.json").write_text("new")
-        assert not target.exists() and folder.parent == target.parent  # one disk: the rename cannot be half done
-    assert names(target) == ["scene.json"] and names(target.parent) == ["scene"]
+    with atomic_directory(target, force=False) as directory:
+        (directory / "scene.json").write_text("new")
+        assert not target.exists() and directory.parent == target.parent  # one disk: the rename is atomic
+    assert file_names(target) == ["scene.json"] and file_names(target.parent) == ["scene"]
     assert target.stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.parametrize("failure", [ValueError("x"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
-def test_failures_leave_nothing_and_the_old_scene(tmp_path, failure):
-    make(tmp_path / "old", text="old")
+def test_failures_leave_the_old_scene_and_no_partial_one(tmp_path, failure):
+    make_scene(tmp_path / "old", text="old")
     for target in ("new", "old"):
-        with pytest.raises(type(failure)), new_folder(tmp_path / target, force=True) as folder:
-            (folder / "half").write_text("written")
+        with pytest.raises(type(failure)), atomic_directory(tmp_path / target, force=True) as directory:
+            (directory / "half").write_text("written")
             raise failure
-    assert names(tmp_path) == ["old"] and (tmp_path / "old/scene.json").read_text() == "old"
+    assert file_names(tmp_path) == ["old"] and (tmp_path / "old/scene.json").read_text() == "old"
 
 
-def test_a_full_disk_is_told_with_the_folders_name(tmp_path):
-    with pytest.raises(OSError, match=str(tmp_path / "scene")), new_folder(tmp_path / "scene", force=False):
+def test_error_of_a_full_disk_names_the_directory(tmp_path):
+    with pytest.raises(OSError, match=str(tmp_path / "scene")), atomic_directory(tmp_path / "scene", force=False):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_scenes_are_replaced_only_with_force(tmp_path):
-    make(tmp_path / "scene", text="old")
+    make_scene(tmp_path / "scene", text="old")
     (tmp_path / "scene/extra").touch()
     with pytest.raises(SceneError, match=r"scene exists already\. Choose another --output-dir, or pass --force"):
-        make(tmp_path / "scene")
-    make(tmp_path / "scene", force=True)
-    assert names(tmp_path / "scene") == ["scene.json"] and (tmp_path / "scene/scene.json").read_text() == "new"
-    assert names(tmp_path) == ["scene"]
+        make_scene(tmp_path / "scene")
+    make_scene(tmp_path / "scene", force=True)
+    assert file_names(tmp_path / "scene") == ["scene.json"] and (tmp_path / "scene/scene.json").read_text() == "new"
+    assert file_names(tmp_path) == ["scene"]
 
 
-def test_force_replaces_scenes_and_nothing_else(tmp_path):
+def test_force_replaces_only_scenes(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home/thesis.tex").touch()
     (tmp_path / "file").touch()
     for target in ("home", "file"):
         with pytest.raises(SceneError, match=rf"{target} is not a scene, so --force does not replace it\. Choose"):
-            make(tmp_path / target, force=True)
+            make_scene(tmp_path / target, force=True)
     assert (tmp_path / "home/thesis.tex").exists() and (tmp_path / "file").is_file()
     (tmp_path / "empty").mkdir()
-    make(tmp_path / "empty", force=True)
+    make_scene(tmp_path / "empty", force=True)
 
 
-def test_force_never_deletes_its_own_inputs(tmp_path):
-    make(tmp_path / "scene")
+def test_force_never_deletes_the_inputs(tmp_path):
+    make_scene(tmp_path / "scene")
     image = tmp_path / "scene/raw/a.tif"
     image.parent.mkdir()
     image.touch()
     with pytest.raises(SceneError, match=r"a.tif lies in .*scene, which --force would delete\. Choose"):
-        make(tmp_path / "scene", force=True, inputs=[image])
+        make_scene(tmp_path / "scene", force=True, inputs=[image])
     assert image.exists()
 
 
-def test_places_where_no_folder_can_be(tmp_path):
+def test_targets_that_cannot_be_created_are_refused(tmp_path):
     (tmp_path / "file").touch()
     for parent in [tmp_path / "file", *(p for p in (Path("/proc"),) if p.is_dir())]:
-        with pytest.raises(SceneError, match=r"No folder can be made at .*\. Choose another --output-dir\."):
-            make(f"{parent}/there/scene")
+        with pytest.raises(SceneError, match=r"cannot be created\. Choose another --output-dir\."):
+            make_scene(f"{parent}/there/scene")
 
 
 BUILDER = """
 import sys, time
 from pathlib import Path
-from skyfall_ns.io.directories import new_folder
-with new_folder(Path(sys.argv[1]), force=True) as folder:
-    (folder / "half").touch()
+from skyfall_ns.io.directories import atomic_directory
+with atomic_directory(Path(sys.argv[1]), force=True) as directory:
+    (directory / "half").touch()
     print("building", flush=True)
     time.sleep(60)
 """
 
 
 @pytest.fixture
-def builder(tmp_path):
-    """Another process at work on tmp_path / "scene"."""
+def building_process(tmp_path):
+    """Another process that is building tmp_path / "scene"."""
     command = [sys.executable, "-c", BUILDER, str(tmp_path / "scene")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "building\n"
@@ -107,23 +107,23 @@ def builder(tmp_path):
         process.kill()
 
 
-def test_what_a_killed_run_left_is_swept_up(tmp_path, builder):
-    assert len(names(tmp_path)) == 1
-    builder.send_signal(signal.SIGKILL)
-    builder.wait()
-    assert len(names(tmp_path)) == 1
-    make(tmp_path / "scene")
-    assert names(tmp_path) == ["scene"]
+def test_leftovers_of_killed_processes_are_removed(tmp_path, building_process):
+    assert len(file_names(tmp_path)) == 1
+    building_process.send_signal(signal.SIGKILL)
+    building_process.wait()
+    assert len(file_names(tmp_path)) == 1
+    make_scene(tmp_path / "scene")
+    assert file_names(tmp_path) == ["scene"]
 
 
-def test_what_a_living_run_builds_is_left_alone(tmp_path, builder):
-    make(tmp_path / "scene")
-    assert len(names(tmp_path)) == 2 and builder.poll() is None
+def test_partial_directories_of_running_processes_stay(tmp_path, building_process):
+    make_scene(tmp_path / "scene")
+    assert len(file_names(tmp_path)) == 2 and building_process.poll() is None
 
 
-def test_a_scene_whose_replacement_was_killed_comes_back(tmp_path):
-    make(tmp_path / "scene", text="old")
+def test_scene_whose_replacement_was_interrupted_is_restored(tmp_path):
+    make_scene(tmp_path / "scene", text="old")
     (tmp_path / "scene").rename(tmp_path / ".scene.partial-abcd.old")  # killed between the two renames
     with pytest.raises(SceneError, match="exists already"):
-        make(tmp_path / "scene")
-    assert names(tmp_path) == ["scene"] and (tmp_path / "scene/scene.json").read_text() == "old"
+        make_scene(tmp_path / "scene")
+    assert file_names(tmp_path) == ["scene"] and (tmp_path / "scene/scene.json").read_text() == "old"

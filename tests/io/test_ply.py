@@ -1,39 +1,39 @@
-"""Point clouds: round trip, what others write, damage."""
+"""Point clouds: round trip, files of other programs, damaged files."""
 
 import numpy as np
 import pytest
 
 from skyfall_ns.errors import SceneError
-from skyfall_ns.io.ply import Cloud, read_ply, write_ply
+from skyfall_ns.io.ply import PlyPoints, read_ply, write_ply
 
 
-def cloud(n=50):
+def random_points(n=50):
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 255, (n, 3), np.uint8)
-    return Cloud(rng.normal(size=(n, 3)) * 100, rng.normal(size=(n, 3)), rgb, rng.random(n))
+    return PlyPoints(rng.normal(size=(n, 3)) * 100, rng.normal(size=(n, 3)), rgb, rng.random(n))
 
 
 @pytest.mark.parametrize("n", [0, 50])
 def test_round_trip(tmp_path, n):
-    write_ply(tmp_path / "a.ply", cloud(n))
+    write_ply(tmp_path / "a.ply", random_points(n))
     again = read_ply(tmp_path / "a.ply")
-    np.testing.assert_allclose(again.xyz_m, cloud(n).xyz_m, atol=1e-4)
-    np.testing.assert_array_equal(again.rgb, cloud(n).rgb)
-    np.testing.assert_allclose(again.confidence, cloud(n).confidence, atol=1e-6)
+    np.testing.assert_allclose(again.xyz_m, random_points(n).xyz_m, atol=1e-4)
+    np.testing.assert_array_equal(again.rgb, random_points(n).rgb)
+    np.testing.assert_allclose(again.confidence, random_points(n).confidence, atol=1e-6)
     assert [p.name for p in tmp_path.iterdir()] == ["a.ply"]
 
 
 def test_another_program_reads_the_same(tmp_path):
     plyfile = pytest.importorskip("plyfile", reason="plyfile is not installed")
-    write_ply(tmp_path / "a.ply", cloud())
+    write_ply(tmp_path / "a.ply", random_points())
     vertices = plyfile.PlyData.read(tmp_path / "a.ply")["vertex"]
     names = ["x", "y", "z", "nx", "ny", "nz", "red", "green", "blue", "confidence"]
     assert [p.name for p in vertices.properties] == names
-    np.testing.assert_array_equal(vertices["green"], cloud().rgb[:, 1])
-    np.testing.assert_allclose(vertices["ny"], cloud().normals[:, 1], rtol=1e-6)
+    np.testing.assert_array_equal(vertices["green"], random_points().rgb[:, 1])
+    np.testing.assert_allclose(vertices["ny"], random_points().normals[:, 1], rtol=1e-6)
 
 
-def test_other_programs_files_need_only_positions_and_colours(tmp_path):
+def test_files_of_other_programs_need_only_positions_and_colors(tmp_path):
     rows = np.zeros(2, [("x", "<f8"), ("y", "<f8"), ("z", "<f8"), ("red", "u1"), ("green", "u1"), ("blue", "u1")])
     rows["x"] = [1, 2]
     header = "ply\nformat binary_little_endian 1.0\nelement vertex 2\nproperty double x\nproperty double y\n"
@@ -45,9 +45,9 @@ def test_other_programs_files_need_only_positions_and_colours(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "endless header", "nan", "missing", "a count without end"])
-def test_damage_is_named(tmp_path, damage):
+def test_damaged_file_is_named(tmp_path, damage):
     path = tmp_path / "a.ply"
-    points = cloud()
+    points = random_points()
     if damage == "nan":
         points.xyz_m[0, 0] = np.nan
     write_ply(path, points)

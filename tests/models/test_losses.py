@@ -1,29 +1,29 @@
-"""Training losses: known values, masks, gradients."""
+"""Training losses and metrics: known values, masks, gradients."""
 
 import pytest
 import torch
 
 from skyfall_ns.models import losses
-from skyfall_ns.models.geometry.height_map import rims
-from skyfall_ns.models.metrics import fit_gain_bias, halves, image_scores, psnr
+from skyfall_ns.models.geometry.height_map import edge_mask
+from skyfall_ns.models.metrics import fit_gain_bias, image_scores, psnr, split_mask
 from skyfall_ns.models.ssim import ssim
 
 
-def images(seed=0):
+def random_images(seed=0):
     g = torch.Generator().manual_seed(seed)
     target = torch.rand(40, 30, 3, generator=g)
     return (target + 0.1 * torch.randn(40, 30, 3, generator=g)).clamp(0, 1), target
 
 
-def test_photometric_is_its_formula():
-    pred, target = images()
+def test_the_photometric_loss_follows_its_formula():
+    pred, target = random_images()
     expected = 0.8 * (pred - target).abs().mean() + 0.2 * (1 - ssim(pred, target))
     assert losses.photometric_loss(pred, target).item() == pytest.approx(expected.item(), abs=1e-6)
     assert losses.photometric_loss(target, target).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_masked_pixels_pull_nowhere():
-    pred, target = images()
+def test_masked_pixels_have_no_gradient():
+    pred, target = random_images()
     mask = torch.ones(40, 30, 1)
     mask[:, :10] = 0
     pred.requires_grad_()
@@ -33,7 +33,7 @@ def test_masked_pixels_pull_nowhere():
 
 
 def test_saturated_targets_are_lower_bounds():
-    pred, target = images()
+    pred, target = random_images()
     target[10:20, 5:15] = 1.0
     pred[10:15, 5:15], pred[15:20, 5:15] = 1.7, 0.4
     clipped = torch.where(target == 1, pred.clamp(max=1), pred)
@@ -42,12 +42,12 @@ def test_saturated_targets_are_lower_bounds():
     loss = losses.photometric_loss(pred, target)
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
-    assert pred.grad[10:15, 5:15].abs().max() == 0  # brighter than the sensor can tell
-    assert pred.grad[15:20, 5:15].max() < 0  # darker: pulled up
+    assert pred.grad[10:15, 5:15].abs().max() == 0  # above the saturation of the sensor
+    assert pred.grad[15:20, 5:15].max() < 0  # below it
     white = torch.ones(40, 30, 3)
     assert losses.photometric_loss(2 * white, white).item() == pytest.approx(0, abs=1e-4)
     half = white.clone()
-    half[..., 1:] = 0.5  # only the bands that are saturated are bounds
+    half[..., 1:] = 0.5  # only saturated bands are lower bounds
     assert losses.photometric_loss(2 * white, half, ssim_weight=0.0).item() == pytest.approx(1.0)
 
 
@@ -64,53 +64,53 @@ def test_surface_loss_is_robust_and_weighted():
 def test_total_variation_of_a_step_and_of_a_wall():
     small, wall = torch.zeros(10, 10), torch.zeros(10, 10)
     small[:, 5:], wall[:, 5:] = 1.0, 50.0
-    everywhere, rim = torch.ones(10, 10), torch.ones(10, 10)
-    rim[:, 4:6] = 0
+    everywhere, away_from_wall = torch.ones(10, 10), torch.ones(10, 10)
+    away_from_wall[:, 4:6] = 0
     assert losses.total_variation(small, everywhere).item() == pytest.approx(10 / 90)
     assert losses.total_variation(wall, everywhere).item() == pytest.approx(2 * 10 / 90)
-    assert losses.total_variation(wall, rim).item() == 0
+    assert losses.total_variation(wall, away_from_wall).item() == 0
     assert losses.total_variation(wall, torch.zeros(10, 10)).item() == 0
 
 
-def test_emptiness():
+def test_the_coverage_loss_is_the_weighted_mean_of_one_minus_alpha():
     alpha = torch.tensor([[1.0, 0.25], [0.5, 0.0]])
     weight = torch.tensor([[1.0, 1.0], [2.0, 0.0]])
-    assert losses.emptiness(alpha, weight).item() == pytest.approx((0.75 + 1.0) / 4)
+    assert losses.coverage_loss(alpha, weight).item() == pytest.approx((0.75 + 1.0) / 4)
 
 
-def test_rims_are_both_sides_of_walls():
+def test_the_edge_mask_covers_both_sides_of_walls():
     heights = torch.zeros(40, 40)
     heights[10:30, 10:30] = 12.0
     heights[0, 0] = torch.nan
-    found = rims(heights, 0.5)
-    assert found[10:30, 10:14].all() and found[10:14, 10:30].all()  # within 2 m of the edge
-    assert found[10:30, 6:10].all() and found[30:34, 10:30].all()
-    assert not found[14:26, 14:26].any() and not found[:, 34:].any() and not found[:6].any()
+    mask = edge_mask(heights, 0.5)
+    assert mask[10:30, 10:14].all() and mask[10:14, 10:30].all()  # within 2 m of the edge
+    assert mask[10:30, 6:10].all() and mask[30:34, 10:30].all()
+    assert not mask[14:26, 14:26].any() and not mask[:, 34:].any() and not mask[:6].any()
 
 
-def test_gain_and_bias_are_recovered():
-    pred, _ = images()
+def test_gain_and_bias_are_recovered_from_unmasked_pixels():
+    pred, _ = random_images()
     mask = (torch.rand(40, 30, 1, generator=torch.Generator().manual_seed(2)) > 0.3).float()
     gain, bias = torch.tensor([0.7, 1.2, 1.0]), torch.tensor([0.05, -0.1, 0.0])
-    target = gain * pred + bias + 5.0 * (1 - mask)  # masked pixels are absurd
-    got = fit_gain_bias(pred, target, mask)
-    torch.testing.assert_close(got[0], gain, atol=1e-4, rtol=0)
-    torch.testing.assert_close(got[1], bias, atol=1e-4, rtol=0)
+    target = gain * pred + bias + 5.0 * (1 - mask)  # masked pixels are invalid
+    fitted = fit_gain_bias(pred, target, mask)
+    torch.testing.assert_close(fitted[0], gain, atol=1e-4, rtol=0)
+    torch.testing.assert_close(fitted[1], bias, atol=1e-4, rtol=0)
 
 
-def test_halves_split_a_mask_and_scores_look_at_one():
+def test_scores_use_the_masked_half_of_an_image():
     mask = (torch.rand(40, 30, 1, generator=torch.Generator().manual_seed(3)) > 0.2).float()
-    left, right = halves(mask)
+    left, right = split_mask(mask)
     assert torch.equal(left + right, mask) and not left[:, 15:].any() and not right[:, :15].any()
-    pred, target = images()
-    spoiled = pred.clone()
-    spoiled[:, :15] = 0.0
-    scores = [image_scores(rgb, target, right)[0] for rgb in (pred, spoiled)]
+    pred, target = random_images()
+    half_black = pred.clone()
+    half_black[:, :15] = 0.0
+    scores = [image_scores(rgb, target, right)[0] for rgb in (pred, half_black)]
     assert scores[0]["psnr"] == pytest.approx(scores[1]["psnr"])
-    assert image_scores(spoiled, target, left)[0]["psnr"] < scores[0]["psnr"]
+    assert image_scores(half_black, target, left)[0]["psnr"] < scores[0]["psnr"]
 
 
-def test_psnr_closed_form():
+def test_psnr_equals_the_closed_form():
     mask = torch.ones(10, 10, 1)
     assert psnr(torch.full((10, 10, 3), 0.5), torch.full((10, 10, 3), 0.6), mask) == pytest.approx(20.0, abs=1e-3)
 
@@ -121,7 +121,7 @@ def entropy_gradient(logits):
     return logits.grad
 
 
-def test_entropy_pushes_opacities_apart_as_the_reference_does():
+def test_the_entropy_gradient_equals_that_of_the_reference():
     grad = entropy_gradient([-2.0, 0.0, 1.5])
     torch.testing.assert_close(grad, torch.tensor([0.0700, 0.0, -0.0746]), atol=5e-5, rtol=0)  # Skyfall-GS, section 14
     logits = torch.tensor([-2.0, 0.0, 1.5])
@@ -132,7 +132,7 @@ def test_entropy_pushes_opacities_apart_as_the_reference_does():
     assert torch.isfinite(entropy_gradient([-200.0, 200.0])).all()
 
 
-def test_entropy_rests_after_a_reset():
+def test_the_entropy_weight_is_reduced_after_a_reset():
     assert [losses.entropy_weight(10.0, since) for since in (0, 499, 500)] == [
         pytest.approx(0.01),
         pytest.approx(0.01),
@@ -140,5 +140,5 @@ def test_entropy_rests_after_a_reset():
     ]
 
 
-def test_sparsity_counts_what_is_there():
-    assert losses.sparsity(torch.tensor([0.5, 0.25]), 4).item() == pytest.approx(0.75 / 4)
+def test_sparsity_is_the_sum_of_opacities_relative_to_the_initial_number():
+    assert losses.opacity_sparsity(torch.tensor([0.5, 0.25]), 4).item() == pytest.approx(0.75 / 4)

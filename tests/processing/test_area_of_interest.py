@@ -1,14 +1,20 @@
-"""The area of interest: GeoJSON, a square, or what all images show; areas that cannot be."""
+"""The area of interest: GeoJSON, a square, or the ground that all images show; unusable areas."""
 
 import json
 
 import numpy as np
 import pytest
-from helpers.vendor_files import GROUND_M, LAT, LEANS, LON, SIZE, deliver, vendor_rpc
+from helpers.vendor_files import GROUND_M, LAT, LEANS, LON, SIZE, vendor_rpc, write_vendor_images
 
 from skyfall_ns.errors import RasterError, SkyfallError
 from skyfall_ns.geo.frame import LocalFrame
-from skyfall_ns.processing.area_of_interest import Area, check_overlap, check_shown, common_ground, share_seen_twice
+from skyfall_ns.processing.area_of_interest import (
+    AreaOfInterest,
+    check_image_shows_area,
+    check_images_overlap,
+    common_area_lonlat,
+    two_view_fraction,
+)
 from skyfall_ns.processing.vendor_images import open_images
 
 RING = [[LON, LAT], [LON + 1e-3, LAT], [LON + 1e-3, LAT + 2e-3], [LON, LAT]]
@@ -24,9 +30,9 @@ POLYGON = {"type": "Polygon", "coordinates": [RING]}
         {"type": "FeatureCollection", "features": [{"type": "Feature", "properties": None, "geometry": POLYGON}]},
     ],
 )
-def test_every_form_of_geojson_polygon(tmp_path, data):
+def test_every_form_of_geojson_polygon_is_read(tmp_path, data):
     (tmp_path / "a.geojson").write_text(json.dumps(data))
-    corners = Area(aoi=tmp_path / "a.geojson").lonlat()
+    corners = AreaOfInterest(aoi=tmp_path / "a.geojson").corners_lonlat()
     np.testing.assert_allclose([corners.min(0), corners.max(0)], [[LON, LAT], [LON + 1e-3, LAT + 2e-3]])
 
 
@@ -42,23 +48,23 @@ def test_every_form_of_geojson_polygon(tmp_path, data):
         json.dumps({"type": "Polygon", "coordinates": [[[1, 2]]]}), json.dumps({"type": "Polygon"}),
     ],
 )  # fmt: skip
-def test_what_is_no_polygon_in_degrees(tmp_path, text):
+def test_files_without_a_polygon_in_degrees_are_refused(tmp_path, text):
     (tmp_path / "a.geojson").write_text(text)
     with pytest.raises(SkyfallError, match=r"a.geojson is not a GeoJSON polygon in degrees \(.*\)\. Give"):
-        Area(aoi=tmp_path / "a.geojson").lonlat()
+        AreaOfInterest(aoi=tmp_path / "a.geojson").corners_lonlat()
 
 
-def test_files_that_cannot_be_opened(tmp_path):
+def test_files_that_cannot_be_opened_are_named(tmp_path):
     with pytest.raises(SkyfallError, match=r"none.geojson cannot be opened\. Check"):
-        Area(aoi=tmp_path / "none.geojson").lonlat()
+        AreaOfInterest(aoi=tmp_path / "none.geojson").corners_lonlat()
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(SkyfallError, match="is not a GeoJSON polygon"):
-        Area(aoi=tmp_path / "bytes").lonlat()
+        AreaOfInterest(aoi=tmp_path / "bytes").corners_lonlat()
 
 
-def test_a_square_has_its_size_on_the_ground():
-    corners = Area(center=(LON, LAT), size_m=400.0).lonlat()
-    frame = LocalFrame.at(np.array([LON, LAT, 0.0]), "topocentric")
+def test_square_has_its_size_on_the_ground():
+    corners = AreaOfInterest(center=(LON, LAT), size_m=400.0).corners_lonlat()
+    frame = LocalFrame.at_point(np.array([LON, LAT, 0.0]), "topocentric")
     local = frame.from_geodetic(np.column_stack([corners, np.zeros(4)]))[:, :2]
     np.testing.assert_allclose(np.linalg.norm(np.roll(local, 1, 0) - local, axis=1), 400, rtol=5e-4)  # UTM's scale
     np.testing.assert_allclose(local.mean(0), 0, atol=0.01)
@@ -67,32 +73,32 @@ def test_a_square_has_its_size_on_the_ground():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"center": (LON, LAT)}, "--center LON LAT and --size METRES belong together"),
-        ({"size_m": 100.0}, "--center LON LAT and --size METRES belong together"),
-        ({"center": (LON, LAT), "size_m": -5.0}, "--size is -5.0 metres"),
-        ({"center": (LON, LAT), "size_m": float("nan")}, "--size is nan metres"),
-        ({"center": (LON, LAT), "size_m": float("inf")}, "--size is inf metres"),
+        ({"center": (LON, LAT)}, "--center LON LAT and --size METERS belong together"),
+        ({"size_m": 100.0}, "--center LON LAT and --size METERS belong together"),
+        ({"center": (LON, LAT), "size_m": -5.0}, "--size is -5.0 meters"),
+        ({"center": (LON, LAT), "size_m": float("nan")}, "--size is nan meters"),
+        ({"center": (LON, LAT), "size_m": float("inf")}, "--size is inf meters"),
         ({"center": (LON, LAT), "size_m": 9.0, "aoi": "a.geojson"}, "--aoi and --center both name the area"),
         ({"center": (LON, 91.0), "size_m": 9.0}, "is not a longitude and a latitude"),
         ({"center": (float("nan"), LAT), "size_m": 9.0}, "is not a longitude and a latitude"),
     ],
 )
-def test_flags_that_do_not_fit(arguments, message):
+def test_incompatible_flags_are_refused(arguments, message):
     with pytest.raises(SkyfallError, match=rf"{message}.*\. Give .*\.$"):
-        Area(**arguments).lonlat()
+        AreaOfInterest(**arguments).corners_lonlat()
 
 
-def metres(corners):
-    """Columns and rows (half metres) of corners on the ground: what an image leaning nowhere would show."""
+def nadir_pixels(corners):
+    """Columns and rows (half meters) of corners on the ground in a nadir image."""
     return vendor_rpc((0.0, 0.0)).project(np.column_stack([corners, np.full(len(corners), GROUND_M)]))
 
 
-def test_common_ground_is_what_all_images_show(tmp_path):
-    images = open_images(deliver(tmp_path))
-    corners = common_ground(images, GROUND_M)
-    moved = 20 * np.array(LEANS)  # where the ground appears in each image, pixels
-    low, high = -moved.min(0), SIZE - 1 - moved.max(0)
-    found = metres(corners)
+def test_common_area_is_the_ground_that_all_images_show(tmp_path):
+    images = open_images(write_vendor_images(tmp_path))
+    corners = common_area_lonlat(images, GROUND_M)
+    displacements = 20 * np.array(LEANS)  # of the ground in each image, pixels
+    low, high = -displacements.min(0), SIZE - 1 - displacements.max(0)
+    found = nadir_pixels(corners)
     np.testing.assert_allclose(found.min(0), low, atol=3.5)  # cells of the search, and grid north is not true north
     np.testing.assert_allclose(found.max(0), high, atol=3.5)
     for image in images:
@@ -100,40 +106,40 @@ def test_common_ground_is_what_all_images_show(tmp_path):
         assert (colrow > -0.5).all() and (colrow < SIZE - 0.5).all()
 
 
-def test_images_of_different_places(tmp_path):
-    images = open_images(deliver(tmp_path, [(0, 0), (300, 0)]))
+def test_images_of_different_places_are_refused(tmp_path):
+    images = open_images(write_vendor_images(tmp_path, [(0, 0), (300, 0)]))
     with pytest.raises(SkyfallError, match=r"The --images do not overlap\. Give"):
-        common_ground(images, GROUND_M)
+        common_area_lonlat(images, GROUND_M)
 
 
-def test_overlap_is_looked_for_at_every_height(tmp_path):
-    """Where a range spans kilometres, images of one place meet at the ground's height and not in the range's middle."""
-    images = open_images(deliver(tmp_path))
-    check_overlap(images, (0.0, 200.0))
+def test_overlap_is_searched_at_every_height(tmp_path):
+    """With a range of kilometers, images of one place overlap at the ground's height but not in the range's middle."""
+    images = open_images(write_vendor_images(tmp_path))
+    check_images_overlap(images, (0.0, 200.0))
     with pytest.raises(SkyfallError, match=r"The --images do not overlap\. Give"):
-        check_overlap(images, (1900.0, 2100.0))
-    check_overlap(images, (0.0, 4000.0))
+        check_images_overlap(images, (1900.0, 2100.0))
+    check_images_overlap(images, (0.0, 4000.0))
 
 
-def test_areas_are_judged_on_the_ground(tmp_path):
-    image = open_images(deliver(tmp_path))[0]
-    check_shown(Area(center=(LON, LAT), size_m=50.0).lonlat(), image, (0.0, 200.0))
+def test_areas_outside_an_image_are_refused(tmp_path):
+    image = open_images(write_vendor_images(tmp_path))[0]
+    check_image_shows_area(AreaOfInterest(center=(LON, LAT), size_m=50.0).corners_lonlat(), image, (0.0, 200.0))
     for center in ((LON + 0.01, LAT), (LON, LAT - 0.01), (-LON, -LAT), (LON + 120, LAT)):
         with pytest.raises(RasterError, match=r"lies outside .*view_1.tif\. Check"):
-            check_shown(Area(center=center, size_m=50.0).lonlat(), image, (0.0, 200.0))
-    with pytest.raises(RasterError, match=r"far larger than what .*view_1.tif shows\. Give"):
-        check_shown(Area(center=(LON, LAT), size_m=5000.0).lonlat(), image, (0.0, 200.0))
+            check_image_shows_area(AreaOfInterest(center=center, size_m=50.0).corners_lonlat(), image, (0.0, 200.0))
+    with pytest.raises(RasterError, match=r"far larger than the ground in .*view_1.tif\. Give"):
+        check_image_shows_area(AreaOfInterest(center=(LON, LAT), size_m=5000.0).corners_lonlat(), image, (0.0, 200.0))
 
 
-def test_share_of_the_ground_seen_twice(tmp_path):
-    images = open_images(deliver(tmp_path))
-    frame = LocalFrame.at(np.array([LON, LAT, GROUND_M]))
+def test_two_view_fraction_of_the_ground(tmp_path):
+    images = open_images(write_vendor_images(tmp_path))
+    frame = LocalFrame.at_point(np.array([LON, LAT, GROUND_M]))
     inside, twice_as_wide = (
         np.stack([*np.meshgrid(np.linspace(-x, x, 90), np.linspace(-20, 20, 30)), np.zeros((30, 90))], -1).reshape(
             -1, 3
         )
         for x in (20.0, 110.0)
     )
-    assert share_seen_twice(images, frame, inside) == 1.0
-    assert share_seen_twice(images, frame, twice_as_wide) == pytest.approx(0.5, abs=0.05)
-    assert share_seen_twice(images[:1], frame, inside) == 0.0
+    assert two_view_fraction(images, frame, inside) == 1.0
+    assert two_view_fraction(images, frame, twice_as_wide) == pytest.approx(0.5, abs=0.05)
+    assert two_view_fraction(images[:1], frame, inside) == 0.0

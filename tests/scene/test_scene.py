@@ -1,4 +1,4 @@
-"""scene.json: round trip, every kind of damage, and nothing outside the folder."""
+"""scene.json: round trip, damaged files, and no access outside the scene directory."""
 
 import json
 import re
@@ -8,74 +8,73 @@ import numpy as np
 import pytest
 
 from skyfall_ns.errors import SceneError
+from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.scene.scene import SCENE_FILE, Scene, SceneImage, Tone
 
-CAMERA = {
-    "model": "affine",
-    "matrix": [[1, 0, 0, 0], [0, 1, 0, 0]],
-    "quadratic": None,
-    "size": [4, 3],
-    "fit_px": [0, 0],
-}
+CAMERA = AffineCamera(np.array([[1.0, 0, 0, 0], [0, 1, 0, 0]]), None, (4, 3))
 
 
 @pytest.fixture
-def folder(tmp_path):
+def scene_directory(tmp_path):
     """A minimal scene with its files."""
     image = SceneImage(
         "a", "images/a.tif", 4, 3, CAMERA, Tone((0.0,), (100.0,)), mask="masks/a.png", acquired="2023-04-15T08:34:39",
         sun_deg=(151.2, 59.2), sun_direction=(0.0, -0.6, 0.8), shift_px=(1.5, -2.0), crop_px=(10, 20), source="A.TIF",
     )  # fmt: skip
     box = np.array([[-1.0, -2, -3], [1, 2, 3]])
-    scene = Scene({"crs": "EPSG:32637", "origin": [3e5, 4e6, 700.0]}, box, (image,))
+    scene = Scene(LocalFrame("EPSG:32637", (3e5, 4e6, 700.0)), box, (image,))
     for file in ("images/a.tif", "masks/a.png", "points.ply"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
-    scene.save(tmp_path)
+    scene.save_to(tmp_path)
     return tmp_path
 
 
-def change(folder, edit):
-    data = json.loads((folder / SCENE_FILE).read_text())
+def edit_scene_json(scene_directory, edit):
+    data = json.loads((scene_directory / SCENE_FILE).read_text())
     edit(data)
-    (folder / SCENE_FILE).write_text(json.dumps(data))
+    (scene_directory / SCENE_FILE).write_text(json.dumps(data))
 
 
-def test_round_trip(folder):
-    scene = Scene.load(folder)
-    again = Scene.load(folder / SCENE_FILE)
-    assert scene.images == again.images and scene.images[0].acquired == "2023-04-15T08:34:39"
+def test_round_trip(scene_directory):
+    scene, text = Scene.from_directory(scene_directory), (scene_directory / SCENE_FILE).read_text()
+    assert scene.frame == LocalFrame("EPSG:32637", (3e5, 4e6, 700.0)) and scene.images[0].camera.size == (4, 3)
+    np.testing.assert_array_equal(scene.images[0].camera.matrix, CAMERA.matrix)
+    assert scene.images[0].acquired == "2023-04-15T08:34:39"
     assert scene.images[0].shift_px == (1.5, -2.0) and scene.images[0].tone.high == (100.0,)
-    np.testing.assert_array_equal(scene.box_m, again.box_m)
-    assert scene.image("a").crop_px == (10, 20)
+    np.testing.assert_array_equal(scene.box_m, [[-1.0, -2, -3], [1, 2, 3]])
+    assert scene.image_by_name("a").crop_px == (10, 20)
+    Scene.from_directory(scene_directory / SCENE_FILE).save_to(scene_directory)
+    assert (scene_directory / SCENE_FILE).read_text() == text
     with pytest.raises(SceneError, match=r"no image b\. Choose one of: a"):
-        scene.image("b")
-    assert [p.name for p in folder.glob(".*")] == []
+        scene.image_by_name("b")
+    assert [p.name for p in scene_directory.glob(".*")] == []
 
 
 LAYERS = {f"surface{part}": f"surface{part}.tif" for part in ("", "_confidence", "_source", "_sigma")}
 SURFACE = {**LAYERS, "surface_grid": [-1.0, 2.0, 0.5]}
 
 
-def test_layers_of_a_surface_are_read_and_missed(folder):
-    change(folder, lambda d: d.update(SURFACE))
+def test_surface_layers_are_read_and_required(scene_directory):
+    edit_scene_json(scene_directory, lambda d: d.update(SURFACE))
     for file in LAYERS.values():
-        (folder / file).touch()
-    scene = Scene.load(folder)
+        (scene_directory / file).touch()
+    scene = Scene.from_directory(scene_directory)
     assert (scene.surface_source, scene.surface_sigma) == ("surface_source.tif", "surface_sigma.tif")
-    scene.save(folder)
-    assert Scene.load(folder).surface_grid == (-1.0, 2.0, 0.5)
+    scene.save_to(scene_directory)
+    assert Scene.from_directory(scene_directory).surface_grid == (-1.0, 2.0, 0.5)
     for file in LAYERS.values():
-        (folder / file).unlink()
+        (scene_directory / file).unlink()
         with pytest.raises(SceneError, match=rf"{file} is missing\. Run skyfall-process again"):
-            Scene.load(folder)
-        (folder / file).touch()
+            Scene.from_directory(scene_directory)
+        (scene_directory / file).touch()
 
 
-def test_scenes_of_the_version_before_are_processed_again(folder):
-    change(folder, lambda d: d.update(version=1))
+def test_scenes_of_the_previous_version_are_refused(scene_directory):
+    edit_scene_json(scene_directory, lambda d: d.update(version=1))
     with pytest.raises(SceneError, match=r"version 1, this program reads version 2\. Run skyfall-process again\."):
-        Scene.load(folder)
+        Scene.from_directory(scene_directory)
 
 
 DAMAGE = {
@@ -84,7 +83,7 @@ DAMAGE = {
     "no images": lambda d: d.update(images=[]),
     "same names": lambda d: d["images"].append(d["images"][0]),
     "camera without its matrix": lambda d: d["images"][0]["camera"].pop("matrix"),
-    "name that leads elsewhere": lambda d: d["images"][0].update(name="../a"),
+    "name with a path": lambda d: d["images"][0].update(name="../a"),
     "unknown camera": lambda d: d["images"][0]["camera"].update(model="fisheye"),
     "inverted tone": lambda d: d["images"][0]["tone"].update(low=[200.0]),
     "odd split": lambda d: d["images"][0].update(split="maybe"),
@@ -93,80 +92,81 @@ DAMAGE = {
     "half a surface": lambda d: d.update(surface="surface.tif"),
     "surface without sigma": lambda d: d.update({**SURFACE, "surface_sigma": None}),
     "surface without its source": lambda d: d.update({**SURFACE, "surface_source": None}),
-    "sigma that leads elsewhere": lambda d: d.update({**SURFACE, "surface_sigma": "../sigma.tif"}),
-    "sun that is no direction": lambda d: d["images"][0].update(sun_direction=[0, 0, 5]),
+    "sigma outside": lambda d: d.update({**SURFACE, "surface_sigma": "../sigma.tif"}),
+    "sun that is not a unit vector": lambda d: d["images"][0].update(sun_direction=[0, 0, 5]),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named_and_mended(folder, name):
-    change(folder, DAMAGE[name])
+def test_damage_is_reported_with_a_remedy(scene_directory, name):
+    edit_scene_json(scene_directory, DAMAGE[name])
     with pytest.raises(SceneError, match=r"scene.json is damaged \(.+\)\. Run skyfall-process again\.$"):
-        Scene.load(folder)
+        Scene.from_directory(scene_directory)
 
 
 ODD = [None, True, -1, 0, 1e308, float("inf"), float("nan"), "", "x", "../x", "/x", [], [None], {}, {"a": 1}]
 
 
-def places(data, path=()):
+def iterate_paths(data, path=()):
     """Paths to everything inside nested lists and dictionaries."""
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for key, value in items:
         yield (*path, key)
-        yield from places(value, (*path, key))
+        yield from iterate_paths(value, (*path, key))
 
 
-def test_nothing_odd_in_a_scene_is_more_than_an_error(folder):
-    """Each value in turn becomes something odd: the scene is read, or refused in two sentences, and leads nowhere."""
-    whole = (folder / SCENE_FILE).read_text()
+def test_unexpected_values_raise_only_scene_errors(scene_directory):
+    """Each value in turn is replaced by an unexpected one: the scene is read, or refused in two sentences, and names
+    no file outside its directory."""
+    whole = (scene_directory / SCENE_FILE).read_text()
     refused = 0
-    for path in places(json.loads(whole)):
+    for path in iterate_paths(json.loads(whole)):
         for odd in ODD:
             data = json.loads(whole)
-            spot = data
+            parent = data
             for key in path[:-1]:
-                spot = spot[key]
-            spot[path[-1]] = odd
-            (folder / SCENE_FILE).write_text(json.dumps(data))
+                parent = parent[key]
+            parent[path[-1]] = odd
+            (scene_directory / SCENE_FILE).write_text(json.dumps(data))
             try:
-                scene = Scene.load(folder)
+                scene = Scene.from_directory(scene_directory)
             except SceneError as error:
                 refused += 1
                 assert str(error).count(". ") >= 1 and str(error).endswith(".")
                 continue
             for file in (scene.points, *(i.path for i in scene.images), *(i.mask for i in scene.images)):
-                assert file is None or (folder / file).resolve().is_relative_to(folder.resolve())
+                assert file is None or (scene_directory / file).resolve().is_relative_to(scene_directory.resolve())
     assert refused > 300
 
 
-def test_other_versions_other_files_and_no_scene(folder, tmp_path):
-    change(folder, lambda d: d.update(version=99))
+def test_other_versions_other_formats_and_missing_scenes_are_refused(scene_directory, tmp_path):
+    edit_scene_json(scene_directory, lambda d: d.update(version=99))
     with pytest.raises(SceneError, match=r"version 99, this program reads version 2\. Update skyfall-ns\."):
-        Scene.load(folder)
-    change(folder, lambda d: d.update(format="something"))
+        Scene.from_directory(scene_directory)
+    edit_scene_json(scene_directory, lambda d: d.update(format="something"))
     with pytest.raises(SceneError, match="is not a skyfall scene"):
-        Scene.load(folder)
-    (folder / SCENE_FILE).write_text("{ half")
+        Scene.from_directory(scene_directory)
+    (scene_directory / SCENE_FILE).write_text("{ half")
     with pytest.raises(SceneError, match="is damaged"):
-        Scene.load(folder)
+        Scene.from_directory(scene_directory)
     with pytest.raises(SceneError, match=r"There is no scene at .*\. Make one with skyfall-process\."):
-        Scene.load(tmp_path / "nowhere")
+        Scene.from_directory(tmp_path / "nowhere")
 
 
-def test_a_scene_told_from_another_folder(tmp_path, monkeypatch):
+def test_error_for_a_relative_path_names_the_absolute_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    place = re.escape(str(tmp_path / "city/scene"))
-    mend = r"Make one with skyfall-process, or call the command from where city/scene lies\."
-    with pytest.raises(SceneError, match=rf"There is no scene at {place} \(scene.json not found\)\. {mend}"):
-        Scene.load(Path("city/scene"))
+    absolute = re.escape(str(tmp_path / "city/scene"))
+    remedy = r"Make one with skyfall-process, or call the command from the directory that contains city/scene\."
+    with pytest.raises(SceneError, match=rf"There is no scene at {absolute} \(scene.json not found\)\. {remedy}"):
+        Scene.from_directory(Path("city/scene"))
 
 
-def test_a_file_that_is_gone(folder):
-    (folder / "images/a.tif").unlink()
+def test_missing_file_is_named(scene_directory):
+    (scene_directory / "images/a.tif").unlink()
     with pytest.raises(SceneError, match=r"images/a.tif is missing\. Run skyfall-process again"):
-        Scene.load(folder)
+        Scene.from_directory(scene_directory)
 
 
-def test_tone_is_its_formula():
+def test_tone_curve_follows_its_formula():
     tone = Tone((100.0, 0.0), (300.0, 10.0), gamma=2.0)
-    np.testing.assert_allclose(tone.apply(np.array([[150, 10], [50, 20]], np.uint16)), [[0.5, 1.0], [0.0, 1.0]])
+    np.testing.assert_allclose(tone.apply_curve(np.array([[150, 10], [50, 20]], np.uint16)), [[0.5, 1.0], [0.0, 1.0]])

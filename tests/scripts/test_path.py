@@ -1,4 +1,4 @@
-"""`skyfall-path orbit` as people call it."""
+"""`skyfall-path orbit` on the command line."""
 
 import json
 import sys
@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 
 from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.scene.scene import Scene, SceneImage, Tone
 from skyfall_ns.scripts import path
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A run's files, 200 x 150 m around (10, -5), at one unit per 100 m."""
+    """config.yml of a run of 200 x 150 m around (10, -5), with one model unit per 100 m."""
     scene = tmp_path / "scene"
     scene.mkdir()
     (scene / "a.tif").touch()
-    camera = AffineCamera(np.array([[2.0, 0, 0, 2], [0, -2.0, 0, 2]]), None, (4, 4)).to_dict()
+    camera = AffineCamera(np.array([[2.0, 0, 0, 2], [0, -2.0, 0, 2]]), None, (4, 4))
     image = SceneImage("a", "a.tif", 4, 4, camera, Tone((0.0,), (1.0,)))
     box = np.array([[-90.0, -80.0, -5.0], [110.0, 70.0, 40.0]])
-    Scene({"crs": "EPSG:32637", "origin": [3e5, 4e6, 700.0]}, box, (image,), points=None).save(scene)
+    Scene(LocalFrame("EPSG:32637", (3e5, 4e6, 700.0)), box, (image,), points=None).save_to(scene)
     config = tmp_path / "config.yml"
     config.write_text(f"pipeline: {{datamanager: {{data: ['{scene}']}}}}\n")
     transform = [[1, 0, 0, -10.0], [0, 1, 0, 5.0], [0, 0, 1, 0]]
@@ -29,15 +30,15 @@ def config(tmp_path: Path) -> Path:
     return config
 
 
-def call(monkeypatch, *arguments: object) -> None:
+def call_command(monkeypatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["skyfall-path", *map(str, arguments)])
     path.main()
 
 
-def test_metres_become_model_units(config, tmp_path, monkeypatch):
+def test_meters_are_converted_to_model_units(config, tmp_path, monkeypatch):
     out = tmp_path / "new" / "path.json"
     options = ("--radius", 300, "--elevation", 30, "--frames", 4, "--width", 320, "--height", 180, "--fps", 2)
-    call(monkeypatch, "orbit", "--load-config", config, "--output", out, *options)
+    call_command(monkeypatch, "orbit", "--load-config", config, "--output", out, *options)
     data = json.loads(out.read_text())
     assert (data["render_width"], data["render_height"], data["seconds"]) == (320, 180, 2.0)
     poses = np.array([frame["camera_to_world"] for frame in data["camera_path"]]).reshape(-1, 4, 4)
@@ -45,8 +46,8 @@ def test_metres_become_model_units(config, tmp_path, monkeypatch):
     np.testing.assert_allclose(np.linalg.norm(poses[:, :3, 3], axis=1), 3.0)
 
 
-def test_by_default_the_scene_fills_the_picture(config, tmp_path, monkeypatch):
-    call(monkeypatch, "orbit", "--load-config", config, "--output", tmp_path / "path.json")
+def test_by_default_the_scene_fills_the_image(config, tmp_path, monkeypatch):
+    call_command(monkeypatch, "orbit", "--load-config", config, "--output", tmp_path / "path.json")
     data = json.loads((tmp_path / "path.json").read_text())
     assert len(data["camera_path"]) == 120 and data["seconds"] == 4.0
     distance = np.linalg.norm(np.reshape(data["camera_path"][7]["camera_to_world"], (4, 4))[:3, 3])
@@ -56,9 +57,9 @@ def test_by_default_the_scene_fills_the_picture(config, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "options", [("--elevation", 0), ("--elevation", 120), ("--radius", -1), ("--fov", 180), ("--frames", 0)]
 )
-def test_bad_numbers_end_in_two_sentences(options, config, tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        call(monkeypatch, "orbit", "--load-config", config, "--output", tmp_path / "path.json", *options)
+def test_invalid_values_are_an_error_of_two_sentences(options, config, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        call_command(monkeypatch, "orbit", "--load-config", config, "--output", tmp_path / "path.json", *options)
     message = capsys.readouterr().err
-    assert exit_.value.code == 1 and options[0] in message and message.count(". ") == 1
+    assert exit_info.value.code == 1 and options[0] in message and message.count(". ") == 1
     assert not (tmp_path / "path.json").exists()

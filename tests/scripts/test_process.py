@@ -1,4 +1,4 @@
-"""`skyfall-process` as people call it: scenes from images and from nothing, and bad input that leaves no trace."""
+"""`skyfall-process` on the command line: scenes from images and synthetic cities; bad input leaves no files behind."""
 
 import errno
 import json
@@ -10,12 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from helpers.vendor_files import LAT, LEANS, LON, deliver, texture, vendor_rpc, write_vendor
+from helpers.commands import BIN
+from helpers.vendor_files import LAT, LEANS, LON, make_texture, vendor_rpc, write_vendor_image, write_vendor_images
 from rasterio.transform import rowcol
 from rasterio.warp import transform
 
@@ -26,9 +26,8 @@ from skyfall_ns.scene.scene import Scene
 from skyfall_ns.scripts import process
 from skyfall_ns.synthetic_city import delivery as city_delivery
 
-BIN = Path(sys.executable).parent
 SQUARE = ("--center", LON, LAT, "--size", 60)
-PEAK_OF = """
+PEAK_MEMORY_PROGRAM = """
 import resource, subprocess, sys
 code = subprocess.call(sys.argv[1:])
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
@@ -38,15 +37,15 @@ sys.exit(code)
 
 @pytest.fixture
 def images(tmp_path):
-    """Three good files in a folder of their own, so that anything else in tmp_path was left there."""
-    return deliver(tmp_path / "raw")[:3]
+    """Three valid files in a directory of their own, so that anything else in tmp_path was left by the command."""
+    return write_vendor_images(tmp_path / "raw")[:3]
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call_command(monkeypatch, capsys):
     """Run the command in this process; its exit code, standard output and errors."""
 
-    def run(*arguments):
+    def run_process(*arguments):
         monkeypatch.setattr(sys, "argv", ["skyfall-process", *map(str, arguments)])
         try:
             process.main()
@@ -56,72 +55,72 @@ def call(monkeypatch, capsys):
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
-    return run
+    return run_process
 
 
-def test_images_to_a_scene(call, images, tmp_path):
+def test_images_to_a_scene(call_command, images, tmp_path):
     arguments = ("images", "--images", *images, "--output-dir", tmp_path / "scene", *SQUARE, "--points", "sparse")
-    code, out, err = call(*arguments, "--test-images", "view_2", "--camera", "affine", "--gamma", "1.5")
+    code, out, err = call_command(*arguments, "--test-images", "view_2", "--camera", "affine", "--gamma", "1.5")
     assert code == 0 and err == ""
-    scene = Scene.load(tmp_path / "scene")
+    scene = Scene.from_directory(tmp_path / "scene")
     assert [i.split for i in scene.images] == ["train", "test", "train"]
-    assert {i.camera["model"] for i in scene.images} == {"affine"}
+    assert {i.camera.model for i in scene.images} == {"affine"}
     assert {i.tone.gamma for i in scene.images} == {1.5}
     assert "Finding tie points" in out and "px after" in out and f"ns-train skyfall --data {tmp_path / 'scene'}" in out
     assert json.loads((tmp_path / "scene/report.json").read_text())["points"]["count"] > 100
     assert sorted(p.name for p in tmp_path.iterdir()) == ["raw", "scene"]
 
-    code, _, err = call(*arguments)
+    code, _, err = call_command(*arguments)
     assert code == 1 and "scene exists already. Choose another --output-dir, or pass --force" in err
-    assert call(*arguments, "--force", "--no-adjust")[0] == 0
-    scene = Scene.load(tmp_path / "scene")
-    assert {i.camera["model"] for i in scene.images} == {"quadratic"}
+    assert call_command(*arguments, "--force", "--no-adjust")[0] == 0
+    scene = Scene.from_directory(tmp_path / "scene")
+    assert {i.camera.model for i in scene.images} == {"quadratic"}
     assert {i.shift_px for i in scene.images} == {(0.0, 0.0)}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["raw", "scene"]
 
 
-def ortho(folder):
-    return write_vendor(folder / "ortho.tif", np.ones((60, 60), np.uint16), None, crs="EPSG:32636")
+def write_orthoimage(directory):
+    return write_vendor_image(directory / "ortho.tif", np.ones((60, 60), np.uint16), None, crs="EPSG:32636")
 
 
-def bare(folder):
-    return write_vendor(folder / "bare.tif", np.ones((60, 60), np.uint16), None)
+def write_without_rpc(directory):
+    return write_vendor_image(directory / "bare.tif", np.ones((60, 60), np.uint16), None)
 
 
-def text(folder):
-    (folder / "text.tif").write_text("no image")
-    return folder / "text.tif"
+def write_text_file(directory):
+    (directory / "text.tif").write_text("no image")
+    return directory / "text.tif"
 
 
-def elsewhere(folder):
+def write_distant_image(directory):
     rpc = vendor_rpc(LEANS[1])
     moved = rpc.to_dict() | {"long_off": LON + 0.1}
-    return write_vendor(folder / "elsewhere.tif", texture()[:220, :220], type(rpc).from_dict(moved))
+    return write_vendor_image(directory / "elsewhere.tif", make_texture()[:220, :220], type(rpc).from_dict(moved))
 
 
-def namesake(folder):
-    (folder / "twins").mkdir()
-    return shutil.copy(folder / "view_1.tif", folder / "twins/view_1.tif")
+def copy_with_same_name(directory):
+    (directory / "twins").mkdir()
+    return shutil.copy(directory / "view_1.tif", directory / "twins/view_1.tif")
 
 
-def geojson(folder):
-    (folder / "aoi.geojson").write_text('{"type": "Point", "coordinates": [1, 2]}')
-    return folder / "aoi.geojson"
+def write_point_geojson(directory):
+    (directory / "aoi.geojson").write_text('{"type": "Point", "coordinates": [1, 2]}')
+    return directory / "aoi.geojson"
 
 
-FAR = LON + 5
-BAD = {
-    "no image": (lambda f: [text(f)], (), "text.tif is not an image that can be read"),
+DISTANT_LON = LON + 5
+BAD_INPUTS = {
+    "no image": (lambda f: [write_text_file(f)], (), "text.tif is not an image that can be read"),
     "no file": (lambda f: [f / "none.tif"], (), "none.tif does not exist"),
-    "no RPC": (lambda f: [bare(f)], (), "bare.tif has no RPC"),
-    "an orthoimage": (lambda f: [ortho(f)], (), "ortho.tif is an orthoimage: it has a CRS but no RPC"),
+    "no RPC": (lambda f: [write_without_rpc(f)], (), "bare.tif has no RPC"),
+    "an orthoimage": (lambda f: [write_orthoimage(f)], (), "ortho.tif is an orthoimage: it has a CRS but no RPC"),
     "one image": (None, (), "at least two images, --images names 1"),
-    "no overlap": (lambda f: [elsewhere(f)], (), "do not overlap"),
-    "same names": (lambda f: [namesake(f)], (), "are called view_1"),
-    "area outside": (lambda f: [], ("--center", FAR, LAT, "--size", 60), "area of interest lies outside"),
+    "no overlap": (lambda f: [write_distant_image(f)], (), "do not overlap"),
+    "same names": (lambda f: [copy_with_same_name(f)], (), "are called view_1"),
+    "area outside": (lambda f: [], ("--center", DISTANT_LON, LAT, "--size", 60), "area of interest lies outside"),
     "area and square": (lambda f: [], ("--aoi", "a.geojson", *SQUARE), "--aoi and --center both name the area"),
-    "square without size": (lambda f: [], ("--center", LON, LAT), "--center LON LAT and --size METRES belong together"),
-    "size alone": (lambda f: [], ("--size", 60), "--center LON LAT and --size METRES belong together"),
+    "square without size": (lambda f: [], ("--center", LON, LAT), "--center LON LAT and --size METERS belong together"),
+    "size alone": (lambda f: [], ("--size", 60), "--center LON LAT and --size METERS belong together"),
     "heights outside": (lambda f: [], ("--height-range", 50, 5000), "leaves the RPCs' range of 0 to 200 m"),
     "heights inverted": (lambda f: [], ("--height-range", 150, 50), "is empty"),
     "no gamma": (lambda f: [], ("--gamma", 0), "--gamma 0 is not a positive number"),
@@ -131,24 +130,25 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_told_in_two_sentences_and_leaves_nothing(call, images, tmp_path, name):
-    more, flags, message = BAD[name]
-    folder = images[0].parent
-    files = images[:1] if more is None else [*images, *more(folder)]
-    flags = [geojson(folder) if flag == "GEOJSON" else flag for flag in flags]
-    code, _, err = call("images", "--images", *files, "--output-dir", tmp_path / "scene", *flags)
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_bad_input_is_an_error_of_two_sentences_and_leaves_no_files(call_command, images, tmp_path, name):
+    make_files, flags, message = BAD_INPUTS[name]
+    directory = images[0].parent
+    files = images[:1] if make_files is None else [*images, *make_files(directory)]
+    flags = [write_point_geojson(directory) if flag == "GEOJSON" else flag for flag in flags]
+    code, _, err = call_command("images", "--images", *files, "--output-dir", tmp_path / "scene", *flags)
     assert code == 1 and message in err
-    told = err.strip().removeprefix("Error: ")
-    assert len(re.findall(r"[.] (?=[A-Z])", told)) == 1 and told.endswith(".") and "\n" not in told, told
+    text = err.strip().removeprefix("Error: ")
+    assert len(re.findall(r"[.] (?=[A-Z])", text)) == 1 and text.endswith(".") and "\n" not in text, text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["raw"]
 
 
-def test_an_rpc_that_is_none_is_named(call, images, tmp_path):
+def test_an_invalid_rpc_is_refused(call_command, images, tmp_path):
     rpb = tmp_path / "raw/bare.RPB"
     vendor_rpc(LEANS[0]).write_rpb(rpb)
     rpb.write_text(rpb.read_text().replace("latScale = ", "latScale = -"))
-    code, _, err = call("images", "--images", *images, bare(tmp_path / "raw"), "--output-dir", tmp_path / "scene")
+    images = [*images, write_without_rpc(tmp_path / "raw")]
+    code, _, err = call_command("images", "--images", *images, "--output-dir", tmp_path / "scene")
     assert code == 1 and "bare.tif" in err and "RPC" in err and "\n" not in err.strip()
 
 
@@ -160,37 +160,37 @@ def test_an_rpc_that_is_none_is_named(call, images, tmp_path):
         (processing, "write_ply", errno.EDQUOT, "The disk quota is used up"),
     ],
 )
-def test_disk_trouble_at_any_step(call, images, tmp_path, monkeypatch, module, step, code, message):
-    def fail(*_, **__):
+def test_disk_errors_are_messages_at_any_step(call_command, images, tmp_path, monkeypatch, module, step, code, message):
+    def raise_disk_error(*_, **__):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(module, step, fail)
+    monkeypatch.setattr(module, step, raise_disk_error)
     arguments = ("images", "--images", *images, "--output-dir", tmp_path / "scene", *SQUARE, "--points", "sparse")
-    exit_code, _, err = call(*arguments)
+    exit_code, _, err = call_command(*arguments)
     assert exit_code == 1 and f"{message}: {tmp_path / 'scene'}. " in err and "Traceback" not in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["raw"]
 
 
-def test_files_larger_than_allowed_are_told(images, tmp_path):
-    """The operating system itself refuses the writing, inside GDAL's and Python's calls."""
+def test_a_file_size_limit_is_a_message(images, tmp_path):
+    """The operating system refuses to write, inside calls of GDAL and Python."""
     arguments = [BIN / "skyfall-process", "images", "--images", *images, "--output-dir", tmp_path / "scene"]
-    done = subprocess.run(
+    result = subprocess.run(
         [*map(str, arguments), *map(str, SQUARE), "--points", "sparse"],
         capture_output=True, text=True,
         preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
                             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))),
     )  # fmt: skip
-    assert done.returncode == 1 and done.stderr.startswith("Error: The file grows larger than this disk takes: ")
+    assert result.returncode == 1 and result.stderr.startswith("Error: The file is larger than this disk allows: ")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["raw"]
 
 
-@pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="needs a folder in which nobody may write")
-def test_a_place_where_nobody_may_write(call, images):
-    code, _, err = call("images", "--images", *images, "--output-dir", "/sys/kernel/scene")
+@pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="needs a directory without write permission")
+def test_a_directory_without_write_permission_is_refused(call_command, images):
+    code, _, err = call_command("images", "--images", *images, "--output-dir", "/sys/kernel/scene")
     assert code == 1 and "/sys/kernel" in err and err.count(". ") == 1 and "Traceback" not in err
 
 
-def test_interrupted_runs_leave_nothing(images, tmp_path):
+def test_interrupted_runs_leave_no_files(images, tmp_path):
     command = [BIN / "skyfall-process", "images", "--images", *images, "--output-dir", tmp_path / "scene"]
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert "Reading" in run.stdout.readline()
@@ -200,14 +200,14 @@ def test_interrupted_runs_leave_nothing(images, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["raw"]
 
 
-def test_as_a_program(images, tmp_path):
-    """Exit code and message outside this process, and no traceback."""
-    done = subprocess.run(
+def test_exit_code_and_message_of_the_installed_command(images, tmp_path):
+    """In a process of its own: one message, no traceback."""
+    result = subprocess.run(
         [BIN / "skyfall-process", "images", "--images", str(images[0]), "--output-dir", str(tmp_path / "scene")],
         capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 1 and done.stdout.startswith("- Reading")
-    assert done.stderr == (
+    assert result.returncode == 1 and result.stdout.startswith("- Reading")
+    assert result.stderr == (
         "Error: Heights need at least two images, --images names 1. Add another view of the same place.\n"
     )
     assert not (tmp_path / "scene").exists()
@@ -217,25 +217,25 @@ def test_as_a_program(images, tmp_path):
     ("arguments", "flags"),
     [
         ((), ("images", "city")),
-        (("images",), ("--images", "--output-dir", "--aoi", "--center LON LAT", "--size METRES", "--height-range")),
+        (("images",), ("--images", "--output-dir", "--aoi", "--center LON LAT", "--size METERS", "--height-range")),
         (("images",), ("--camera", "--no-adjust", "--points {dense,sparse}", "--test-images", "--sun", "--force")),
         (("city",), ("--output-dir", "--size", "--views", "--seed", "--force")),
     ],
 )
-def test_help_is_quick_and_names_every_flag(arguments, flags):
+def test_help_is_fast_and_names_every_flag(arguments, flags):
     start = time.perf_counter()
-    done = subprocess.run([BIN / "skyfall-process", *arguments, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and time.perf_counter() - start < 5
+    result = subprocess.run([BIN / "skyfall-process", *arguments, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0 and time.perf_counter() - start < 5
     for flag in flags:
-        assert flag in done.stdout
+        assert flag in result.stdout
 
 
-def test_a_city_from_nothing(call, tmp_path, monkeypatch):
+def test_a_synthetic_city(call_command, tmp_path, monkeypatch):
     monkeypatch.setattr(city_delivery, "OBLIQUE_PX", 48)
     flags = ("--size", 48, "--views", 5, "--seed", 2, "--points", "sparse")
-    code, out, err = call("city", "--output-dir", tmp_path / "scene", *flags)
+    code, out, err = call_command("city", "--output-dir", tmp_path / "scene", *flags)
     assert code == 0 and err == "" and "Building the city" in out
-    scene = Scene.load(tmp_path / "scene")
+    scene = Scene.from_directory(tmp_path / "scene")
     assert [i.split for i in scene.images] == ["train"] * 4 + ["test"]
     assert all(i.acquired and i.sun_deg and i.sun_direction for i in scene.images)
     assert len(list((tmp_path / "scene/raw").glob("*.tif"))) == 5
@@ -243,38 +243,42 @@ def test_a_city_from_nothing(call, tmp_path, monkeypatch):
     report = json.loads((tmp_path / "scene/report.json").read_text())
     assert report["adjustment"]["median_px_after"] < 0.3 < report["adjustment"]["median_px_before"]
     raw = sorted((tmp_path / "scene/raw").glob("*.tif"))
-    code, _, err = call("images", "--images", *raw, "--output-dir", tmp_path / "scene", "--force")
+    code, _, err = call_command("images", "--images", *raw, "--output-dir", tmp_path / "scene", "--force")
     assert code == 1 and "which --force would delete" in err and raw[0].exists()
 
 
-def test_a_hard_city_of_two_views(call, tmp_path, monkeypatch):
+def test_a_hard_synthetic_city_of_two_views(call_command, tmp_path, monkeypatch):
     monkeypatch.setattr(city_delivery, "OBLIQUE_PX", 48)
     flags = ("--hard", "--size", 96, "--views", 2, "--points", "sparse")
-    code, _, err = call("city", "--output-dir", tmp_path / "scene", *flags)
+    code, _, err = call_command("city", "--output-dir", tmp_path / "scene", *flags)
     assert code == 0 and err == ""
-    scene = Scene.load(tmp_path / "scene")
+    scene = Scene.from_directory(tmp_path / "scene")
     assert [i.split for i in scene.images] == ["train"] * 2
     masks = [cv2.imread(str(tmp_path / "scene" / i.mask), cv2.IMREAD_GRAYSCALE) for i in scene.images if i.mask]
-    assert max((mask == 0).mean() for mask in masks) > 0.08  # the cloud that the vendor marks, and saturated roofs
+    assert max((mask == 0).mean() for mask in masks) > 0.08  # the vendor's cloud mask, and saturated roofs
     raw = read_raster(sorted((tmp_path / "scene/raw").glob("*.tif"))[0])
     assert raw.bands.dtype == np.uint8 and raw.nodata == 0
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"), [(("--size", 5), "--size 5 is not a size"), (("--views", 1), "--views 1 is not a number")]
+    ("flags", "message"),
+    [
+        (("--size", 5), "--size 5 is not possible for a city"),
+        (("--views", 1), "--views 1 is not a possible number of views"),
+    ],
 )
-def test_cities_that_cannot_be(call, tmp_path, flags, message):
-    code, _, err = call("city", "--output-dir", tmp_path / "scene", *flags)
+def test_invalid_cities_are_refused(call_command, tmp_path, flags, message):
+    code, _, err = call_command("city", "--output-dir", tmp_path / "scene", *flags)
     assert code == 1 and message in err and list(tmp_path.iterdir()) == []
 
 
 def test_kahramanmaras_within_time_and_memory(kahramanmaras, real_data, tmp_path):
-    """Four raw images, 6 to 9 pixels apart between dates: the published numbers, on two cores."""
+    """Four raw images with RPC biases of 6 to 9 pixels between dates: the published numbers, on two cores."""
     arguments = ["images", "--images", *map(str, kahramanmaras), "--output-dir", str(tmp_path / "scene")]
     start = time.perf_counter()
-    # The peak of a program on Linux begins with its parent's, so a small program asks for it instead of this one.
+    # On Linux the peak memory of a process starts at that of its parent, so a small process measures it.
     run = subprocess.run(
-        [sys.executable, "-c", PEAK_OF, BIN / "skyfall-process", *arguments, "--points", "sparse"],
+        [sys.executable, "-c", PEAK_MEMORY_PROGRAM, BIN / "skyfall-process", *arguments, "--points", "sparse"],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -292,23 +296,23 @@ def test_kahramanmaras_within_time_and_memory(kahramanmaras, real_data, tmp_path
     assert report["cameras"]["post_event_img2"]["acquired"] == "2023-04-15"
 
 
-def test_the_great_pyramid_has_its_height(call, real_data, tmp_path):
-    """138.5 m above its base; the pair converges by 4.6 degrees only."""
+def test_height_of_the_great_pyramid(call_command, real_data, tmp_path):
+    """138.5 m above its base, from a pair with a convergence angle of only 4.6 degrees."""
     images = sorted((real_data / "giza_phr_pair/images").glob("*.tif"))
     apex_lonlat = transform("EPSG:32636", "EPSG:4326", [319996.25], [3317944.75])
     square = ("--center", *(v[0] for v in apex_lonlat), "--size", 300)
-    assert call("images", "--images", *images, "--output-dir", tmp_path / "scene", *square)[0] == 0
+    assert call_command("images", "--images", *images, "--output-dir", tmp_path / "scene", *square)[0] == 0
     surface = read_raster(tmp_path / "scene/surface.tif")
     row, col = rowcol(surface.transform, 319996.25, 3317944.75)
-    heights = surface.values()
+    heights = surface.band_values()
     apex = np.nanmedian(heights[row - 4 : row + 5, col - 4 : col + 5])
     base = np.nanmedian(heights[row - 150 : row + 200, col + 240 : col + 260])  # east of it, on the plateau
     assert apex - base == pytest.approx(138.5, rel=0.1)
 
 
-def test_the_colour_image_without_rpc_is_refused(call, real_data, tmp_path):
-    """Its model lies in an OSSIM .geom file that GDAL does not read."""
+def test_a_color_image_without_rpc_is_refused(call_command, real_data, tmp_path):
+    """Its RPC is in an OSSIM .geom file, which GDAL does not read."""
     giza = real_data / "giza_phr_pair"
     files = [giza / "images/img1.tif", giza / "original/color1.tif"]
-    code, _, err = call("images", "--images", *files, "--output-dir", tmp_path / "scene")
+    code, _, err = call_command("images", "--images", *files, "--output-dir", tmp_path / "scene")
     assert code == 1 and "color1.tif has no RPC" in err

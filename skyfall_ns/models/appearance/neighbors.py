@@ -1,7 +1,7 @@
-"""Nearest neighbors of Gaussians, so that colors which few images determine follow those around them.
+"""Nearest neighbors of Gaussians: colors that few images determine follow those of their neighbors.
 
 The loss is weak: where images determine a color, their gradients are many times larger. Where no image does, it is the
-only gradient, and Adam, whose steps do not depend on a gradient's size, follows it alone.
+only gradient, and Adam, whose step size is independent of the size of a gradient, follows it.
 """
 
 import numpy as np
@@ -10,76 +10,79 @@ from jaxtyping import Float, Int64
 from scipy.spatial import KDTree
 from torch import Tensor, nn
 
-from skyfall_ns.models.appearance.lighting import normals_of
+from skyfall_ns.models.appearance.lighting import normals_from_quats
 from skyfall_ns.models.config import SkyfallModelOptions
-from skyfall_ns.models.losses import excess
+from skyfall_ns.models.losses import excess_over_white
 
-COUNT = 4
-EMBEDDING_SHARE = 0.1  # weight of the difference of embeddings, whose numbers are ten times as many
-NORMAL_M = 2.0  # opposite normals are as far apart as twice this: walls follow walls, not the street below
-EVERY = 100  # steps for which neighbors stay the same, unless Gaussians come or go
-STRIDE = 4  # a step compares every so-manieth Gaussian
+NUM_NEIGHBORS = 4
+EMBEDDING_WEIGHT = 0.1  # of the difference of embeddings, which have about ten times as many values as a color
+NORMAL_DISTANCE_M = 2.0  # distance per unit of the difference of normals: walls follow walls, not the street below
+UPDATE_EVERY = 100  # steps between two searches, unless the number of Gaussians changes
+SAMPLE_STRIDE = 4  # a step compares every fourth Gaussian
 
 
-class Neighbors:
-    """The graph of a model's Gaussians, kept between steps and in no checkpoint."""
+class NeighborGraph:
+    """Nearest neighbors of a model's Gaussians, cached between steps and in no checkpoint."""
 
     def __init__(self, scale: float) -> None:
         self.scale = scale  # model units per meter
         self._indices: Int64[Tensor, "n k"] | None = None
         self._step = 0
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Drop the graph."""
         self._indices = None
 
-    def of(self, means: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"], step: int) -> Int64[Tensor, "n k"]:
-        """Indices of each Gaussian's neighbors; found again when their number changes, or after EVERY steps."""
-        if self._indices is None or len(self._indices) != len(means) or step >= self._step + EVERY:
-            self._indices, self._step = nearest(means / self.scale, normals), step
+    def neighbor_indices(
+        self, means: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"], step: int
+    ) -> Int64[Tensor, "n k"]:
+        """Indices of each Gaussian's neighbors; searched again when the number of Gaussians changes, or after
+        UPDATE_EVERY steps."""
+        if self._indices is None or len(self._indices) != len(means) or step >= self._step + UPDATE_EVERY:
+            self._indices, self._step = find_nearest_neighbors(means / self.scale, normals), step
         return self._indices
 
 
 @torch.no_grad()
-def nearest(means_m: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Int64[Tensor, "n k"]:
-    """Indices of the COUNT Gaussians that are nearest in place and normal, itself not among them."""
-    places = torch.cat([means_m, NORMAL_M * normals], -1).cpu().numpy()
-    count = min(COUNT, len(places) - 1)
-    found = KDTree(places, balanced_tree=False).query(places, count + 1, workers=-1)[1]
-    return torch.from_numpy(_without_self(found)).to(means_m.device)
+def find_nearest_neighbors(means_m: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Int64[Tensor, "n k"]:
+    """Indices of the NUM_NEIGHBORS other Gaussians that are nearest in position and normal."""
+    features = torch.cat([means_m, NORMAL_DISTANCE_M * normals], -1).cpu().numpy()
+    count = min(NUM_NEIGHBORS, len(features) - 1)
+    indices = KDTree(features, balanced_tree=False).query(features, count + 1, workers=-1)[1]
+    return torch.from_numpy(_drop_self(np.asarray(indices))).to(means_m.device)
 
 
-def _without_self(found: np.ndarray) -> np.ndarray:
-    """The columns of others: all but oneself, which need not come first among Gaussians in one place."""
-    own = found == np.arange(len(found))[:, None]
+def _drop_self(indices: np.ndarray) -> np.ndarray:
+    """Remove each Gaussian from its own neighbors; it need not be the first one where Gaussians coincide."""
+    own = indices == np.arange(len(indices))[:, None]
     own[~own.any(1), -1] = True
-    return found[~own].reshape(len(found), -1).astype(np.int64)
+    return indices[~own].reshape(len(indices), -1).astype(np.int64)
 
 
-def roughness(values: Float[Tensor, "n c"], neighbors: Int64[Tensor, "n k"], step: int) -> Tensor:
-    """Mean squared difference from the mean of the neighbors, over the Gaussians whose turn it is at a step. It moves
-    them, not their neighbors: what is seen is not drawn towards what is not."""
-    turn = slice(step % STRIDE, None, STRIDE)
+def neighbor_loss(values: Float[Tensor, "n c"], neighbors: Int64[Tensor, "n k"], step: int) -> Tensor:
+    """Mean squared difference from the mean of the neighbors, over the Gaussians that are compared at a step. Neighbors
+    have no gradient, so that a visible Gaussian does not follow invisible ones."""
+    sample = slice(step % SAMPLE_STRIDE, None, SAMPLE_STRIDE)
     with torch.no_grad():
-        around = torch.nn.functional.embedding_bag(neighbors[turn], values, mode="mean")
-    return (values[turn] - around).square().mean()
+        mean = torch.nn.functional.embedding_bag(neighbors[sample], values, mode="mean")
+    return (values[sample] - mean).square().mean()
 
 
 def color_losses(
     gaussians: nn.ParameterDict,
-    colors: Float[Tensor, "n c"],
-    neighbors: Neighbors,
-    config: SkyfallModelOptions,
+    albedo: Float[Tensor, "n c"],
+    neighbors: NeighborGraph,
+    options: SkyfallModelOptions,
     step: int,
 ) -> dict[str, Tensor]:
-    """What keeps base colors plain where images do not determine them; empty where the weights are 0."""
+    """Loss terms of colors that images do not determine; empty if their weights are 0."""
     loss = {}
-    if config.bright_weight:
-        loss["bright"] = config.bright_weight * excess(colors)
-    if config.neighbor_weight:
-        graph = neighbors.of(gaussians["means"], normals_of(gaussians["quats"]), step)
-        rough = roughness(colors, graph, step)
+    if options.bright_weight:
+        loss["bright"] = options.bright_weight * excess_over_white(albedo)
+    if options.neighbor_weight:
+        indices = neighbors.neighbor_indices(gaussians["means"], normals_from_quats(gaussians["quats"]), step)
+        difference = neighbor_loss(albedo, indices, step)
         if "embeddings" in gaussians:
-            rough = rough + EMBEDDING_SHARE * roughness(gaussians["embeddings"], graph, step)
-        loss["neighbors"] = config.neighbor_weight * rough
+            difference = difference + EMBEDDING_WEIGHT * neighbor_loss(gaussians["embeddings"], indices, step)
+        loss["neighbors"] = options.neighbor_weight * difference
     return loss

@@ -1,10 +1,10 @@
-"""Cast shadows: which splats the sun reaches at an image's date (EOGS' largest gain), looked up in a map of heights
-that is drawn from the sun's direction.
+"""Cast shadows: sun visibility of Gaussians for the sun of an image (the largest gain in EOGS), from a shadow map.
 
-The map is a variance shadow map (Donnelly and Lauritzen 2006) of heights: where light stops, it has a mean height m and
-a variance v, and a share v / (v + d²) of it at most, by Chebyshev's inequality, goes on to what lies d below m. Where a
-roof's rim covers a part of a pixel and the street the rest, that is the share of the rest; so shadows have soft edges,
-and how dark an image is at a shadow's edge moves the roof that throws it.
+The map is a variance shadow map (Donnelly and Lauritzen 2006) of heights rendered from the sun direction: the heights
+that stop light have a mean m and a variance v, and by Chebyshev's inequality at most a fraction v / (v + d²) of the
+light reaches a point d below m. Where the edge of a roof covers a part of a pixel and the street the rest, that is the
+fraction of the rest; so shadows have soft edges, and the brightness of an image at the edge of a shadow has a gradient
+to the roof that casts it.
 """
 
 import math
@@ -16,100 +16,107 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skyfall_ns.models.appearance.lighting import Direction
-from skyfall_ns.models.appearance.shadow_lookup import sunlight_at
-from skyfall_ns.models.geometry.view import View
+from skyfall_ns.models.appearance.shadow_lookup import sample_sun_visibility
 from skyfall_ns.models.rasterizers import Rendering
+from skyfall_ns.view import View
 
-FORGIVEN_M = 0.4  # what lies less below the mean is in the sun: splats have a thickness, slopes have both in one pixel
-THICKNESS_M = 0.2  # standard deviation of what stops light, at least
-CELL_M = 0.35  # of the sun's map
+DEPTH_BIAS_M = 0.4  # points less than this below the mean are in the sun, because of thick Gaussians and slopes
+MIN_STD_M = 0.2  # lower bound of the standard deviation of heights
+CELL_M = 0.35  # pixel size of shadow maps
 
-Draw = Callable[[Float[Tensor, "n 2"], View], Rendering]
+RasterizeChannels = Callable[[Float[Tensor, "n 2"], View], Rendering]
 
 
 def sun_view(direction: Float[Tensor, "3"], low: Float[Tensor, "3"], high: Float[Tensor, "3"], cell: float) -> View:
-    """A parallel view of the box (low, high) from `direction` (towards the light), `cell` model units per pixel; depth
+    """A parallel view of the box (low, high) from `direction` (toward the light), `cell` model units per pixel; depth
     is measured from a plane in front of the box, so that it is positive."""
-    towards = direction.double() / direction.double().norm()
-    side = torch.tensor([1.0, 0.0, 0.0] if abs(towards[0]) < 0.9 else [0.0, 1.0, 0.0], dtype=torch.float64)
-    right = torch.nn.functional.normalize(side - (side @ towards) * towards, dim=0)
-    down = torch.linalg.cross(right, towards)
-    rows = torch.stack([right / cell, -down / cell, -towards])
+    toward = direction.double() / direction.double().norm()
+    side = torch.tensor([1.0, 0.0, 0.0] if abs(toward[0]) < 0.9 else [0.0, 1.0, 0.0], dtype=torch.float64)
+    right = torch.nn.functional.normalize(side - (side @ toward) * toward, dim=0)
+    down = torch.linalg.cross(right, toward)
+    rows = torch.stack([right / cell, -down / cell, -toward])
     corners = torch.cartesian_prod(*torch.stack([low.double(), high.double()], 1))
-    seen = corners @ rows.T
-    offset = -seen.min(0).values
+    projected = corners @ rows.T
+    offset = -projected.min(0).values
     offset[2] += 0.01 * float((high - low).norm())
     camera = torch.eye(4, dtype=torch.float64)
     camera[:3, :3], camera[2, 3] = rows, offset[2]
     intrinsics = torch.eye(3, dtype=torch.float64)
     intrinsics[:2, 2] = offset[:2]
-    width, height = (max(1, math.ceil(v)) for v in (seen.max(0).values + offset)[:2].tolist())
+    width, height = (max(1, math.ceil(v)) for v in (projected.max(0).values + offset)[:2].tolist())
     return View(camera, intrinsics, width, height, "parallel")
 
 
 @dataclass(frozen=True)
-class SunMap:
-    """What the sun sees of the splats: `moments` are heights above `middle` and their squares, both times alpha, and
-    alpha; `per_m` is model units per metre."""
+class ShadowMap:
+    """Variance shadow map: `moments` are heights above `mean_height` and their squares, both times alpha, and alpha.
+    `scale` is model units per meter."""
 
     moments: Float[Tensor, "h w 3"]
-    middle: Float[Tensor, ""]
+    mean_height: Float[Tensor, ""]
     view: View
-    per_m: float
+    scale: float
 
-    def lit(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-        """Share of the sun that reaches each point (model space), 0..1: 1 outside the map and where it holds no
-        surface. Gradients flow to the map, not to the points."""
+    def sun_visibility(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """Sun visibility of points (model space), 0..1; 1 outside the map and where it has no surface. Gradients flow
+        to the map, not to the points."""
         k = self.view.intrinsics[:2]
         pixel = k[:, :2] @ self.view.camera_from_model[:2]
         pixel[:, 3] += k[:, 2]
-        height = pixel.new_tensor([[0.0, 0.0, 1.0, FORGIVEN_M * self.per_m - float(self.middle)]])
-        return sunlight_at(self.moments, points, torch.cat([pixel, height]), (THICKNESS_M * self.per_m) ** 2)
+        height = pixel.new_tensor([[0.0, 0.0, 1.0, DEPTH_BIAS_M * self.scale - float(self.mean_height)]])
+        return sample_sun_visibility(self.moments, points, torch.cat([pixel, height]), (MIN_STD_M * self.scale) ** 2)
 
-    def detach(self) -> "SunMap":
+    def detach(self) -> "ShadowMap":
         """The same map without gradients."""
         return replace(self, moments=self.moments.detach())
 
 
-def draw_sun_map(sun: Direction, means: Float[Tensor, "n 3"], per_m: float, draw: Draw) -> SunMap:
-    """The map of splats from a sun (unit vector in the local frame), with gradients to what `draw` draws."""
+def render_shadow_map(
+    sun: Direction, means: Float[Tensor, "n 3"], scale: float, rasterize: RasterizeChannels
+) -> ShadowMap:
+    """Render the shadow map of Gaussians for a sun (unit vector in the local frame), differentiable in the
+    Gaussians."""
     means = means.detach()
     low, high = torch.stack([torch.stack(values.aminmax()) for values in means.unbind(-1)], -1).cpu()
-    view = sun_view(torch.tensor(sun), low, high, CELL_M * per_m)
-    middle = means[:, 2].mean()  # squares of small numbers are exact enough
-    heights = means[:, 2] - middle
-    drawn = draw(torch.stack([heights, heights**2], -1), view)
-    return SunMap(torch.cat([drawn.color, drawn.alpha[..., None]], -1), middle, view, per_m)
+    view = sun_view(torch.tensor(sun), low, high, CELL_M * scale)
+    mean_height = means[:, 2].mean()  # relative to it, float32 squares are accurate enough
+    heights = means[:, 2] - mean_height
+    rendering = rasterize(torch.stack([heights, heights**2], -1), view)
+    return ShadowMap(torch.cat([rendering.color, rendering.alpha[..., None]], -1), mean_height, view, scale)
 
 
-class Shadows:
-    """The sun's maps, drawn anew now and then."""
+class ShadowMapCache:
+    """Shadow maps, rendered again after some steps."""
 
     def __init__(self, scale: float) -> None:
-        """`scale` is model units per metre."""
+        """`scale` is model units per meter."""
         self._scale = scale
-        self._maps: dict[tuple[object, int], tuple[int, int, SunMap]] = {}  # by whose they are and how long they last
+        self._maps: dict[tuple[object, int], tuple[int, int, ShadowMap]] = {}  # by (image or sun, update period)
 
-    def of_image(self, image: int, sun: Direction, means: Tensor, step: int, every: int, draw: Draw) -> SunMap:
-        """The map of an image's sun, drawn again when splats have come or gone or `every` steps have passed, and then
-        with gradients to what `draw` draws."""
-        return self._cached(image, sun, means, step, every, draw)
+    def for_image(
+        self, image: int, sun: Direction, means: Tensor, step: int, update_every: int, rasterize: RasterizeChannels
+    ) -> ShadowMap:
+        """The shadow map of an image, rendered again when the number of Gaussians has changed or `update_every` steps
+        have passed, and then with gradients."""
+        return self._get_or_render(image, sun, means, step, update_every, rasterize)
 
     @torch.no_grad()
-    def of_sun(self, sun: Direction, means: Tensor, step: int, draw: Draw) -> SunMap:
-        """The map of any sun, without gradients."""
-        return self._cached(sun, sun, means, step, 1, draw)
+    def for_sun(self, sun: Direction, means: Tensor, step: int, rasterize: RasterizeChannels) -> ShadowMap:
+        """The shadow map of any sun, without gradients."""
+        return self._get_or_render(sun, sun, means, step, 1, rasterize)
 
-    def forget(self) -> None:
-        """Empty the cache, as a run that starts from a checkpoint has it."""
+    def clear_cache(self) -> None:
+        """Drop all maps, as after a start from a checkpoint."""
         self._maps.clear()
 
-    def _cached(self, key: object, sun: Direction, means: Tensor, step: int, every: int, draw: Draw) -> SunMap:
-        known = self._maps.get((key, every))
-        if known is not None and known[0] == means.shape[0] and 0 <= step - known[1] < every:
-            return known[2]
-        if every <= 1:  # of those drawn each step only the last is asked for again, and maps of large scenes are large
-            self._maps = {whose: kept for whose, kept in self._maps.items() if whose[1] > 1}
-        drawn = draw_sun_map(sun, means, self._scale, draw)
-        self._maps[key, every] = (means.shape[0], step, drawn.detach())
-        return drawn
+    def _get_or_render(
+        self, key: object, sun: Direction, means: Tensor, step: int, update_every: int, rasterize: RasterizeChannels
+    ) -> ShadowMap:
+        cached = self._maps.get((key, update_every))
+        if cached is not None and cached[0] == means.shape[0] and 0 <= step - cached[1] < update_every:
+            return cached[2]
+        if update_every <= 1:  # of these only the last is used again, and maps of large scenes are large
+            self._maps = {entry: kept for entry, kept in self._maps.items() if entry[1] > 1}
+        shadow_map = render_shadow_map(sun, means, self._scale, rasterize)
+        self._maps[key, update_every] = (means.shape[0], step, shadow_map.detach())
+        return shadow_map

@@ -1,41 +1,41 @@
-"""How splats come and go: the strategy that a model's options describe, thresholds from metres to model units."""
+"""The densification strategy of a model's options, with thresholds converted from meters to model units."""
 
 import math
 
 from skyfall_ns.models.config import SkyfallModelOptions
-from skyfall_ns.models.densification.default_strategy import Densification
-from skyfall_ns.models.densification.mcmc import Relocation
-from skyfall_ns.scene.model_space import SceneOnModel
+from skyfall_ns.models.densification.default_strategy import CappedDefaultStrategy
+from skyfall_ns.models.densification.mcmc import MCMCRelocation
+from skyfall_ns.scene.model_space import NormalizedScene
 
 
-def growth_of(config: SkyfallModelOptions, on_model: SceneOnModel) -> Densification | Relocation:
-    """The strategy for a scene; with "none" one that never acts."""
-    stop = 0 if config.growth == "none" else config.stop_split_at
-    if config.growth == "relocate":
-        return Relocation(config.cull_alpha_thresh, config.warmup_length, stop, config.refine_every)
-    split_m = on_model.point_spacing_m if config.densify_size_thresh is None else config.densify_size_thresh
-    return Densification(
-        prune_opa=config.cull_alpha_thresh,
-        grow_grad2d=config.densify_grad_thresh,
-        grow_scale3d=split_m * on_model.scale,
-        grow_scale2d=config.split_screen_size,
-        prune_scale3d=config.cull_scale_thresh * on_model.scale,
-        prune_scale2d=config.cull_screen_size,
-        refine_scale2d_stop_iter=config.stop_screen_size_at,
-        refine_start_iter=config.warmup_length,
+def make_strategy(options: SkyfallModelOptions, normalized: NormalizedScene) -> CappedDefaultStrategy | MCMCRelocation:
+    """The strategy for a scene; with "none", one that never acts."""
+    stop = 0 if options.densification == "none" else options.stop_split_at
+    if options.densification == "mcmc":
+        return MCMCRelocation(options.cull_alpha_thresh, options.warmup_length, stop, options.refine_every)
+    split_size_m = normalized.point_spacing_m if options.densify_size_thresh is None else options.densify_size_thresh
+    return CappedDefaultStrategy(
+        prune_opa=options.cull_alpha_thresh,
+        grow_grad2d=options.densify_grad_thresh,
+        grow_scale3d=split_size_m * normalized.scale,
+        grow_scale2d=options.split_screen_size,
+        prune_scale3d=options.cull_scale_thresh * normalized.scale,
+        prune_scale2d=options.cull_screen_size,
+        refine_scale2d_stop_iter=options.stop_screen_size_at,
+        refine_start_iter=options.warmup_length,
         refine_stop_iter=stop,
-        reset_every=config.reset_alpha_every * config.refine_every,
-        refine_every=config.refine_every,
-        pause_refine_after_reset=len(on_model.image_names) + config.refine_every,
-        absgrad=config.use_absgrad,
-        max_gaussians=config.max_gaussians,
-        abs_quantile=config.densify_abs_quantile,
+        reset_every=options.reset_alpha_every * options.refine_every,
+        refine_every=options.refine_every,
+        pause_refine_after_reset=len(normalized.image_names) + options.refine_every,
+        absgrad=options.use_absgrad,
+        max_gaussians=options.max_gaussians,
+        abs_quantile=options.densify_abs_quantile,
     )
 
 
-def since_reset(strategy: Densification | Relocation, step: int) -> float:
-    """Steps since the last opacity reset; infinite before the first one, and where growth makes none."""
-    if not isinstance(strategy, Densification):
+def steps_since_reset(strategy: CappedDefaultStrategy | MCMCRelocation, step: int) -> float:
+    """Steps since the last opacity reset; infinite before the first one, and if the strategy makes none."""
+    if not isinstance(strategy, CappedDefaultStrategy):
         return math.inf
     resets = min(step, strategy.refine_stop_iter - 1) // strategy.reset_every
     return step - resets * strategy.reset_every if resets > 0 else math.inf

@@ -1,4 +1,4 @@
-"""Rendered heights and the surface they are tied to."""
+"""Height maps of Gaussians, and the surface that they are compared with in training."""
 
 from dataclasses import dataclass
 
@@ -9,130 +9,154 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from skyfall_ns.models.appearance.lighting import normals_of
-from skyfall_ns.models.geometry.view import View, nadir_view
+from skyfall_ns.models.appearance.lighting import normals_from_quats
+from skyfall_ns.models.config import SkyfallModelOptions
 from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
-from skyfall_ns.scene.model_space import DEPTH_OFFSET, SceneOnModel
+from skyfall_ns.scene.model_space import DEPTH_OFFSET, NormalizedScene
+from skyfall_ns.view import View, nadir_view
 
-MANY_VIEWS = 5  # so many images know better than stereo where a wall is; fewer do not (measured: docs/architecture.md)
-FEW_PULL = 5.0  # the term's weight is so many times larger with fewer: they explain themselves by moving heights
-HELD_SIGMA_M = 0.5  # heights with a larger sigma weigh less, by the square of their ratio
-RIM_M, STEP_M = 2.0, 1.5  # how far a wall may be off; heights that differ by more have a wall between them
-APART_M, NEAR_M = 5.0, 0.3  # see Rendering.sharp_depth
-FINER = 3  # heights are drawn in cells so much smaller than those asked for, whose own would blur edges
-MIDDLE = FINER + FINER // 2  # of the first cell, behind a cell of margin
-WIDE_CELLS, WIDE_M = 3, 1.5  # a cell's height is the median of a window so wide around its middle, at most WIDE_M
-SOLID = 0.5  # alpha from which there is a depth: more than half of the light passes through the rest
-WALL, EDGE_ON = 0.4, 0.1  # vertical parts of normals: below them a splat is a wall's (66 degrees), and hides (84)
-
-
-def height_m(depth: Float[Tensor, "*n"], on_model: SceneOnModel) -> Float[Tensor, "*n"]:
-    """Local metres of depths in a nadir view."""
-    return (DEPTH_OFFSET - depth) / on_model.scale + on_model.centre_m[2]
+FULL_WEIGHT_SIGMA_M = 0.5  # heights with a larger sigma have the weight (0.5 m / sigma)²
+EDGE_WIDTH_M = 2.0  # by which stereo may misplace a wall
+EDGE_STEP_M = 1.5  # heights within EDGE_WIDTH_M that differ by more have a wall between them
+MAX_LAYER_GAP_M, DEPTH_TOLERANCE_M = 5.0, 0.3  # of Rendering.surface_depth
+SUBCELLS = 3  # cells are rendered at this multiple of the resolution, because rendered cells blur edges
+FIRST_CENTER = SUBCELLS + SUBCELLS // 2  # subcell at the center of the first cell, behind a margin of one cell
+WINDOW_CELLS, MAX_WINDOW_M = 3, 1.5  # the height of a cell is the median of a window of this size around its center
+SOLID_ALPHA = 0.5  # a pixel with a lower alpha has no depth: most of the light passes through it
+WALL_NORMAL_Z = 0.4  # a Gaussian with a smaller vertical part of the normal belongs to a wall (66 degrees)
+EDGE_ON_NORMAL_Z = 0.1  # with a smaller part than this it is edge-on in the nadir view (84 degrees)
 
 
-def nadir_over(on_model: SceneOnModel, x_min_m: float, y_max_m: float, cell_m: float, width: int, height: int) -> View:
-    """The nadir view of a north-up grid given in local metres."""
-    s, centre = on_model.scale, on_model.centre_m
-    return nadir_view((x_min_m - centre[0]) * s, (y_max_m - centre[1]) * s, cell_m * s, width, height)
+def nadir_height_m(depth: Float[Tensor, "*n"], normalized: NormalizedScene) -> Float[Tensor, "*n"]:
+    """Heights of depths in a nadir view, local meters."""
+    return (DEPTH_OFFSET - depth) / normalized.scale + normalized.center_m[2]
+
+
+def nadir_view_of_grid(
+    normalized: NormalizedScene, x_min_m: float, y_max_m: float, cell_m: float, width: int, height: int
+) -> View:
+    """The nadir view of a north-up grid in local meters."""
+    scale, center = normalized.scale, normalized.center_m
+    return nadir_view((x_min_m - center[0]) * scale, (y_max_m - center[1]) * scale, cell_m * scale, width, height)
 
 
 @torch.no_grad()
-def draw_heights(
-    splats: Gaussians, on_model: SceneOnModel, x_min_m: float, y_max_m: float, cell_m: float, width: int, height: int,
-    tile: int = 680,
+def render_height_map(
+    gaussians: Gaussians, normalized: NormalizedScene, x_min_m: float, y_max_m: float, cell_m: float, width: int,
+    height: int, tile: int = 680,
 ) -> Float32[np.ndarray, "h w"]:  # fmt: skip
-    """Heights of a north-up grid, seen from straight above: local metres, medians around each cell's middle, NaN where
-    the middle is not solid. Drawn tile by tile, on the CPU whatever the device, so that a scene has the same heights
-    everywhere."""
-    splats = with_upright_walls(splats)
-    nothing, draw, fine_m = torch.zeros(len(splats.means), 0), pick_rasterizer("cpu"), cell_m / FINER
+    """Render the nadir height map of a north-up grid: local meters, NaN where the center of a cell is not solid.
+
+    A height is the median of a window around the center of its cell. Tiles are rendered one by one, and always on the
+    CPU, so that a scene has the same heights on every device."""
+    gaussians = straighten_walls(gaussians)
+    no_channels, rasterize, subcell_m = torch.zeros(len(gaussians.means), 0), pick_rasterizer("cpu"), cell_m / SUBCELLS
     heights = np.zeros((height, width), np.float32)
     for row in range(0, height, tile):
         for column in range(0, width, tile):
-            part = (slice(row, min(row + tile, height)), slice(column, min(column + tile, width)))
-            west, north = x_min_m + (column - 1) * cell_m, y_max_m - (row - 1) * cell_m  # a cell more on each side
-            size = FINER * (part[1].stop - column + 2), FINER * (part[0].stop - row + 2)
-            drawn = draw(splats, nothing, nadir_over(on_model, west, north, fine_m, *size))
-            depth = drawn.sharp_depth(APART_M * on_model.scale, NEAR_M * on_model.scale)
-            solid = drawn.alpha >= SOLID
-            known = medians(torch.where(solid, height_m(depth, on_model), torch.nan), window(fine_m))
-            heights[part] = torch.where(solid[MIDDLE:-FINER:FINER, MIDDLE:-FINER:FINER], known, torch.nan).numpy()
+            block = (slice(row, min(row + tile, height)), slice(column, min(column + tile, width)))
+            west, north = (
+                x_min_m + (column - 1) * cell_m,
+                y_max_m - (row - 1) * cell_m,
+            )  # one cell of margin on each side
+            size = SUBCELLS * (block[1].stop - column + 2), SUBCELLS * (block[0].stop - row + 2)
+            rendering = rasterize(gaussians, no_channels, nadir_view_of_grid(normalized, west, north, subcell_m, *size))
+            depth = rendering.surface_depth(MAX_LAYER_GAP_M * normalized.scale, DEPTH_TOLERANCE_M * normalized.scale)
+            solid = rendering.alpha >= SOLID_ALPHA
+            subcells = torch.where(solid, nadir_height_m(depth, normalized), torch.nan)
+            medians = window_medians(subcells, window_cells(subcell_m))
+            centers = solid[FIRST_CENTER:-SUBCELLS:SUBCELLS, FIRST_CENTER:-SUBCELLS:SUBCELLS]
+            heights[block] = torch.where(centers, medians, torch.nan).numpy()
     return heights
 
 
-def with_upright_walls(splats: Gaussians) -> Gaussians:
-    """Splats as heights are read from them, on the CPU. Those of walls are a metre tall and lean, and from above they
-    hide the street beside them at any height between roof and street: they are turned upright, and left out if they
-    nearly were already (measured: benchmarks/heights.md)."""
-    normals = normals_of(splats.quats).cpu()
-    keep = normals[:, 2].abs() >= EDGE_ON
-    kept = Gaussians(*(value.cpu()[keep] for value in (splats.means, splats.quats, splats.scales, splats.opacities)))
-    leans = normals[keep, 2].abs() < WALL
-    kept.quats[leans] = upright(kept.quats[leans], normals[keep][leans])
+def straighten_walls(gaussians: Gaussians) -> Gaussians:
+    """Gaussians for height maps, on the CPU.
+
+    Gaussians of walls are a meter tall and lean, and in a nadir view they hide the street beside them at any height
+    between roof and street: they are rotated upright, or removed if they are nearly upright already (measured:
+    benchmarks/heights.md)."""
+    normals = normals_from_quats(gaussians.quats).cpu()
+    keep = normals[:, 2].abs() >= EDGE_ON_NORMAL_Z
+    kept = Gaussians(
+        *(value.cpu()[keep] for value in (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities))
+    )
+    walls = normals[keep, 2].abs() < WALL_NORMAL_Z
+    kept.quats[walls] = rotate_upright(kept.quats[walls], normals[keep][walls])
     return kept
 
 
-def upright(quats: Float[Tensor, "n 4"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
-    """Quaternions (wxyz) turned the shortest way to level normals."""
+def rotate_upright(quats: Float[Tensor, "n 4"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
+    """Quaternions (wxyz), rotated by the smallest angle that makes the normals horizontal."""
     x, y, z = normals.double().unbind(-1)
-    level = torch.hypot(x, y)
-    turn = torch.stack([-y, x, torch.zeros_like(x)], -1) * (torch.atan2(z, level) / level)[:, None]
-    turned = Rotation.from_rotvec(turn.numpy()) * Rotation.from_quat(quats.numpy()[:, [1, 2, 3, 0]])
-    return torch.from_numpy(turned.as_quat()[:, [3, 0, 1, 2]]).to(quats)
+    horizontal = torch.hypot(x, y)
+    rotation_vectors = (
+        torch.stack([-y, x, torch.zeros_like(x)], -1) * (torch.atan2(z, horizontal) / horizontal)[:, None]
+    )
+    rotated = Rotation.from_rotvec(rotation_vectors.numpy()) * Rotation.from_quat(quats.numpy()[:, [1, 2, 3, 0]])
+    return torch.from_numpy(rotated.as_quat()[:, [3, 0, 1, 2]]).to(quats)
 
 
-def window(fine_m: float) -> int:
-    """Fine cells across the window whose median is a height: an odd number."""
-    across = min(WIDE_CELLS * FINER, int(WIDE_M / fine_m + 1e-6))
-    return max(1, across - 1 + across % 2)
+def window_cells(subcell_m: float) -> int:
+    """Width of the median window in subcells, an odd number."""
+    size = min(WINDOW_CELLS * SUBCELLS, int(MAX_WINDOW_M / subcell_m + 1e-6))
+    return max(1, size - 1 + size % 2)
 
 
-def medians(fine: Float[Tensor, "H W"], across: int) -> Float[Tensor, "h w"]:
-    """Medians of windows around the middles of cells of FINER fine ones; the outermost cells only help, and NaN is
-    left out."""
-    rows, columns = (slice(MIDDLE - across // 2, size - MIDDLE + across // 2) for size in fine.shape)
-    windows = fine[rows, columns].unfold(0, across, FINER).unfold(1, across, FINER)
+def window_medians(heights: Float[Tensor, "H W"], window: int) -> Float[Tensor, "h w"]:
+    """Medians of windows of subcells around the cell centers, ignoring NaN; the outermost cells are margin and have
+    none."""
+    rows, columns = (slice(FIRST_CENTER - window // 2, length - FIRST_CENTER + window // 2) for length in heights.shape)
+    windows = heights[rows, columns].unfold(0, window, SUBCELLS).unfold(1, window, SUBCELLS)
     return windows.flatten(-2).nanmedian(-1).values
 
 
-def rims(heights: Float[Tensor, "h w"], cell_m: float) -> Bool[Tensor, "h w"]:
-    """Cells near a wall: matching windows reach over edges, so stereo does not know on which side of it these are."""
-    reach = 2 * max(1, round(RIM_M / cell_m)) + 1
-    lowest = -_highest(torch.where(torch.isfinite(heights), -heights, -torch.inf), reach)
-    return _highest(torch.where(torch.isfinite(heights), heights, -torch.inf), reach) - lowest > STEP_M
+def edge_mask(heights: Float[Tensor, "h w"], cell_m: float) -> Bool[Tensor, "h w"]:
+    """Cells near a wall, where stereo is ambiguous, because matching windows extend across edges."""
+    window = 2 * max(1, round(EDGE_WIDTH_M / cell_m)) + 1
+    lowest = -_window_maximum(torch.where(torch.isfinite(heights), -heights, -torch.inf), window)
+    return _window_maximum(torch.where(torch.isfinite(heights), heights, -torch.inf), window) - lowest > EDGE_STEP_M
 
 
-def _highest(values: Float[Tensor, "h w"], reach: int) -> Float[Tensor, "h w"]:
-    return max_pool2d(values[None, None], reach, stride=1, padding=reach // 2)[0, 0]
+def _window_maximum(values: Float[Tensor, "h w"], window: int) -> Float[Tensor, "h w"]:
+    """Maximum of a square window around each cell."""
+    return max_pool2d(values[None, None], window, stride=1, padding=window // 2)[0, 0]
 
 
 @dataclass(frozen=True)
 class HeightTarget:
-    """The dense surface as a nadir view sees it: local meters, and weights in 0..1 (0 where unknown): `weight` of its
-    heights follows their sigma, so that filled cells hold nothing up; `cover` says where it should be closed. Near
-    walls many views decide by their colors, and both are 0. `pull` is a factor for the whole term."""
+    """The dense surface in a nadir view: heights in local meters and weights in 0..1, both 0 where unknown.
+
+    `weight` follows the sigma of the heights, so that filled cells have little influence; `coverage_mask` is 1 where
+    the surface should be opaque. With many views both are 0 near walls, where colors determine the geometry.
+    `weight_scale` is a factor of the whole term."""
 
     view: View
     surface_m: Float[Tensor, "h w"]
     weight: Float[Tensor, "h w"]
-    cover: Float[Tensor, "h w"]
-    pull: float
+    coverage_mask: Float[Tensor, "h w"]
+    weight_scale: float
 
     @classmethod
-    def of(cls, on_model: SceneOnModel, device: torch.device) -> "HeightTarget | None":
-        """The scene's surface on a device; None for scenes without one."""
-        surface = on_model.surface
+    def from_scene(
+        cls, normalized: NormalizedScene, device: torch.device, options: SkyfallModelOptions
+    ) -> "HeightTarget | None":
+        """The surface of a scene on a device; None for scenes without one."""
+        surface = normalized.surface
         if surface is None:
             return None
         rows, columns = surface.height_m.shape
         heights = torch.from_numpy(surface.height_m).to(device)
         known = torch.isfinite(heights)
         sigma = torch.from_numpy(surface.sigma_m).to(device).where(known, torch.inf)
-        many = len(on_model.image_names) >= MANY_VIEWS
-        cover = (known & ~rims(heights, surface.resolution_m) if many else known).float()
-        weight = cover * (HELD_SIGMA_M / sigma).square().clamp_max(1.0)
-        view = nadir_over(on_model, surface.x_min_m, surface.y_max_m, surface.resolution_m, columns, rows)
+        dense = len(normalized.image_names) >= options.dense_view_threshold
+        coverage_mask = (known & ~edge_mask(heights, surface.resolution_m) if dense else known).float()
+        weight = coverage_mask * (FULL_WEIGHT_SIGMA_M / sigma).square().clamp_max(1.0)
+        view = nadir_view_of_grid(normalized, surface.x_min_m, surface.y_max_m, surface.resolution_m, columns, rows)
         return cls(
-            view, torch.where(known, heights, torch.zeros_like(heights)), weight, cover, 1.0 if many else FEW_PULL
+            view,
+            torch.where(known, heights, torch.zeros_like(heights)),
+            weight,
+            coverage_mask,
+            1.0 if dense else options.sparse_view_scale,
         )

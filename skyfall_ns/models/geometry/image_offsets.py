@@ -1,8 +1,8 @@
-"""Pose that is left to learn: a shift in pixels per image, on top of what the bundle adjustment found.
+"""Learned image offsets: an RPC bias in pixels per image, in addition to the bundle adjustment.
 
-Over a scene's kilometre all that a satellite's pointing error does to an RPC is such a shift. What a translation of the
-whole scene would do as well is taken out of the shifts: images cannot tell it, and the scene is already where it
-belongs. (With only the shifts' mean fixed, heights of a synthetic city drifted by 0.3 m in 160 steps.)
+Over a scene of a kilometer, the pointing error of a satellite changes an RPC by such an offset only. The part of the
+offsets that equals a translation of the scene is projected out: images do not determine it, and the scene is already
+georeferenced. (With only the mean offset fixed, heights of a synthetic city drifted by 0.3 m in 160 steps.)
 """
 
 from collections.abc import Sequence
@@ -11,36 +11,36 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from skyfall_ns.models.geometry.view import View
+from skyfall_ns.view import View
 
 
-class ImageShift(nn.Module):
-    """Two numbers per training image: (col, row) by which the scene appears elsewhere than its camera says."""
+class ImageOffset(nn.Module):
+    """Offset (col, row) of each training image: where the scene appears relative to the projection of its camera."""
 
-    _free: Tensor  # [2 m, 2 m]: takes translations of the scene out
+    _projector: Tensor  # [2 m, 2 m]: removes translations of the scene
 
     def __init__(self, views: Sequence[View]) -> None:
         super().__init__()
-        self.pixels = nn.Parameter(torch.zeros(len(views), 2))
+        self.raw_offsets_px = nn.Parameter(torch.zeros(len(views), 2))
         translations = torch.linalg.svd(torch.cat([v.camera_from_model[:2, :3] for v in views]), full_matrices=False).U
-        free = torch.eye(2 * len(views)) - (translations @ translations.T).float()
-        self.register_buffer("_free", free, persistent=False)  # the views tell it again
+        projector = torch.eye(2 * len(views)) - (translations @ translations.T).float()
+        self.register_buffer("_projector", projector, persistent=False)  # computed from the views again
 
     def forward(self, image: int) -> Float[Tensor, "2"]:
-        """The shift of an image, pixels."""
-        return self.all()[image]
+        """Offset of an image, pixels."""
+        return self.offsets_px()[image]
 
-    def all(self) -> Float[Tensor, "m 2"]:
-        """The shifts of all images, pixels, without what a translation of the scene explains."""
-        return (self._free @ self.pixels.flatten()).reshape(-1, 2)
+    def offsets_px(self) -> Float[Tensor, "m 2"]:
+        """Offsets of all images without translations of the scene, pixels."""
+        return (self._projector @ self.raw_offsets_px.flatten()).reshape(-1, 2)
 
-    def prior(self) -> Float[Tensor, ""]:
-        """Mean squared shift, square pixels."""
-        return self.all().square().sum(-1).mean()
+    def prior_loss(self) -> Float[Tensor, ""]:
+        """Mean squared offset, square pixels."""
+        return self.offsets_px().square().sum(-1).mean()
 
 
-def shifted(means: Float[Tensor, "n 3"], view: View, shift_px: Float[Tensor, "2"]) -> Float[Tensor, "n 3"]:
-    """Means moved by Lᵀ(L Lᵀ)⁻¹ shift, so that a parallel view shows them `shift_px` further; gradients reach the shift
-    through the means, because rasterizers give none to cameras."""
-    pull = torch.linalg.pinv(view.camera_from_model[:2, :3]).to(means)
-    return means + pull @ shift_px
+def apply_image_offset(means: Float[Tensor, "n 3"], view: View, offset_px: Float[Tensor, "2"]) -> Float[Tensor, "n 3"]:
+    """Move means by Lᵀ(L Lᵀ)⁻¹ offset, which shifts them by `offset_px` in a parallel view. The offset gets its
+    gradients through the means, because rasterizers have no gradients of cameras."""
+    inverse = torch.linalg.pinv(view.camera_from_model[:2, :3]).to(means)
+    return means + inverse @ offset_px

@@ -2,13 +2,13 @@
 
 import torch
 
-from skyfall_ns.models.rasterizers.types import Gaussians, Rasterizer, Rendering, ViewLike
+from skyfall_ns.models.rasterizers.types import Gaussians, Rasterizer, Rendering
 
-__all__ = ["Gaussians", "Rasterizer", "Rendering", "ViewLike", "pick_rasterizer"]
+__all__ = ["Gaussians", "Rasterizer", "Rendering", "pick_rasterizer"]
 
 
 def pick_rasterizer(device: torch.device | str) -> Rasterizer:
-    """gsplat for CUDA devices, ours for the CPU."""
+    """The rasterizer of a device: gsplat for CUDA, the Numba kernels for the CPU."""
     if torch.device(device).type == "cuda":
         from skyfall_ns.models.rasterizers.gsplat_cuda import GsplatRasterizer
 

@@ -1,22 +1,24 @@
-"""gsplat on CUDA behind our call: general parallel views through its orthographic camera, expected depth, absgrad."""
+"""The CUDA rasterizer: gsplat, with its orthographic camera for parallel views, expected depth and absgrad."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skyfall_ns.models.rasterizers.types import EPS_2D, FAR, NEAR, Gaussians, Rendering, ViewLike
+from skyfall_ns.models.rasterizers.types import EPS_2D, FAR, NEAR, Gaussians, Rendering
+from skyfall_ns.view import View
 
 
 class GsplatRasterizer:
-    """gsplat's `rasterization` never needs the view's linear part to be a rotation, so satellite views are exact."""
+    """Renders with gsplat's `rasterization`. It never assumes that the view's linear part is a rotation, so satellite
+    views are exact."""
 
     def __call__(
-        self, gaussians: Gaussians, colors: Float[Tensor, "n c"], view: ViewLike, *, absgrad: bool = False
+        self, gaussians: Gaussians, colors: Float[Tensor, "n c"], view: View, *, absgrad: bool = False
     ) -> Rendering:
-        from gsplat import rasterization  # compiles or loads CUDA code: only when something is drawn
+        from gsplat import rasterization  # compiles or loads CUDA code: only when it is used
 
         device = gaussians.means.device
-        drawn, alpha, info = rasterization(
+        channels, alpha, info = rasterization(
             means=gaussians.means,
             quats=torch.nn.functional.normalize(gaussians.quats, dim=-1),
             scales=gaussians.scales,
@@ -35,4 +37,4 @@ class GsplatRasterizer:
             camera_model="ortho" if view.projection == "parallel" else "pinhole",
             absgrad=absgrad,
         )
-        return Rendering(drawn[0, ..., :-1], drawn[0, ..., -1], alpha[0, ..., 0], info)
+        return Rendering(channels[0, ..., :-1], channels[0, ..., -1], alpha[0, ..., 0], info)

@@ -1,19 +1,22 @@
-"""What goes into a rasterizer and what comes out, whichever machine draws."""
+"""Inputs and outputs of a rasterizer, for every device."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from jaxtyping import Float
 from torch import Tensor
 
-HALF_LEFT, DEEP_LEFT = 0.5, 0.22  # of the light: where half of it is left, and where a surface has stopped most of it
-EPS_2D = 0.1  # pixels² added to every footprint (Skyfall-GS' kernel size)
+from skyfall_ns.view import View
+
+# transmittances at which depths are recorded: at half of the light, and where a surface has stopped most of it
+MEDIAN_T, DEEP_T = 0.5, 0.22
+EPS_2D = 0.1  # pixels², added to the covariance of every footprint (Skyfall-GS' kernel size)
 NEAR, FAR = 0.01, 1e10
 
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Splats in model space. Quaternions are wxyz and need not be normalised; scales are lengths, opacities 0..1."""
+    """Gaussians in model space: quaternions wxyz of any length, scales as lengths, opacities in 0..1."""
 
     means: Float[Tensor, "n 3"]
     quats: Float[Tensor, "n 4"]
@@ -23,53 +26,37 @@ class Gaussians:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A picture over nothing: `color` is not divided by alpha, `depth` is (expected depth, 0 where alpha is 0).
+    """A rendered image: `color` is premultiplied by alpha, `depth` is not (expected depth, 0 where alpha is 0).
 
-    `layers` are the depths of the Gaussians that bring the transmittance down to HALF_LEFT and to DEEP_LEFT, or of the
-    last one (0 where there is none): sharp at edges, without gradients. Only the CPU rasterizer tells them, and only
-    where no gradients are wanted.
-    `info` holds what gsplat's strategies ask for: means2d [1, n, 2] (with .grad, and .absgrad if asked for, after the
+    `transmittance_depths` are the depths of the Gaussians at which the transmittance falls to MEDIAN_T and to DEEP_T,
+    or of the last Gaussian (0 where there is none): sharp at edges, without gradients. The CPU rasterizer alone renders
+    them, and only while gradients are disabled.
+    `info` holds the inputs of gsplat's strategies: means2d [1, n, 2] (with .grad, and .absgrad if requested, after the
     backward pass), radii [1, n] int32 px, width, height, n_cameras, gaussian_ids."""
 
     color: Float[Tensor, "h w c"]
     depth: Float[Tensor, "h w"]
     alpha: Float[Tensor, "h w"]
     info: dict[str, Any] = field(default_factory=dict)
-    layers: Float[Tensor, "2 h w"] | None = None
+    transmittance_depths: Float[Tensor, "2 h w"] | None = None
 
-    def sharp_depth(self, apart: float, near: float) -> Float[Tensor, "h w"]:
-        """Where layers are told: the half depth, or the deep one where it lies more than `apart` behind, because what
-        lets a fifth of the light through to another surface is a rim that reaches too far; and the expected depth where
-        it lies within `near` of that, because it is the smoothest (measured: docs/stage1.md). Else the expected depth.
-        """
-        if self.layers is None:
+    def surface_depth(self, max_gap: float, tolerance: float) -> Float[Tensor, "h w"]:
+        """Depth of the visible surface.
+
+        The median depth, or the deep one where that lies more than `max_gap` behind: an edge that lets a fifth of the
+        light through to another surface reaches too far. Where the expected depth is within `tolerance` of this, it is
+        returned instead, because it is smoother (measured: benchmarks/heights.md). Without `transmittance_depths`, the
+        expected depth."""
+        if self.transmittance_depths is None:
             return self.depth
-        half, deep = self.layers
-        sharp = half.where(deep - half <= apart, deep)
-        return self.depth.where((self.depth - sharp).abs() < near, sharp)
-
-
-class ViewLike(Protocol):
-    """A view as rasterizers need it; pixel j spans j..j+1, its centre is j + 0.5.
-
-    "pinhole": OpenCV axes. "parallel": the linear part of `camera_from_model` is any invertible matrix; its first two
-    rows give pixels (after the intrinsics), the third a positive depth."""
-
-    @property
-    def camera_from_model(self) -> Float[Tensor, "4 4"]: ...
-    @property
-    def intrinsics(self) -> Float[Tensor, "3 3"]: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def projection(self) -> Literal["pinhole", "parallel"]: ...
+        median, deep = self.transmittance_depths
+        surface = median.where(deep - median <= max_gap, deep)
+        return self.depth.where((self.depth - surface).abs() < tolerance, surface)
 
 
 class Rasterizer(Protocol):
-    """Draws Gaussians with given colours; antialiased, footprints widened by EPS_2D."""
+    """Renders Gaussians with given colors; antialiased, footprints widened by EPS_2D."""
 
     def __call__(
-        self, gaussians: Gaussians, colors: Float[Tensor, "n c"], view: ViewLike, *, absgrad: bool = False
+        self, gaussians: Gaussians, colors: Float[Tensor, "n c"], view: View, *, absgrad: bool = False
     ) -> Rendering: ...

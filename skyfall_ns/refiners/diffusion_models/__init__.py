@@ -1,4 +1,4 @@
-"""Adapters of diffusers pipelines to FlowEdit, found by the class that a model_index.json names."""
+"""Adapters from diffusers pipelines to `FlowModel`, by the pipeline class in model_index.json."""
 
 from skyfall_ns.refiners.diffusion_models.base import FlowAdapter
 from skyfall_ns.refiners.diffusion_models.flux import Flux1

@@ -1,4 +1,4 @@
-"""FLUX.1 (dev, schnell, Krea): two-by-two patches packed into tokens, guidance embedded in the network."""
+"""Adapter of FLUX.1 (dev, schnell, Krea): patches of 2 x 2 latents as tokens, guidance embedded in the network."""
 
 from typing import Any
 
@@ -6,29 +6,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skyfall_ns.refiners.diffusion_models.base import Embedding, FlowAdapter, repeated
-from skyfall_ns.refiners.flowedit import Latents
+from skyfall_ns.refiners.diffusion_models.base import Embedding, FlowAdapter, repeat_batch
+from skyfall_ns.refiners.flowedit_algorithm import Latents
 
 
-def packed(z: Latents) -> Float[Tensor, "b n c4"]:
-    """Tokens of two-by-two patches, channels first within a patch."""
+def pack_latents(z: Latents) -> Float[Tensor, "b n c4"]:
+    """Pack patches of 2 x 2 latents into tokens, channels first within a patch."""
     b, c, h, w = z.shape
     return z.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, c * 4)
 
 
-def unpacked(tokens: Float[Tensor, "b n c4"], h: int, w: int) -> Latents:
-    """The inverse of `packed`."""
+def unpack_latents(tokens: Float[Tensor, "b n c4"], h: int, w: int) -> Latents:
+    """Inverse of `pack_latents`; `h`, `w`: size of the latents."""
     b, _, c = tokens.shape
     return tokens.reshape(b, h // 2, w // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c // 4, h, w)
 
 
 class Flux1(FlowAdapter):
-    """FluxPipeline; schnell ignores guidance."""
+    """FluxPipeline; FLUX.1-schnell ignores guidance."""
 
     text_parts = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
     @staticmethod
-    def embed(pipe: Any, prompt: str, device: torch.device) -> Embedding:
+    def embed_prompt(pipe: Any, prompt: str, device: torch.device) -> Embedding:
         embeds, pooled, _ = pipe.encode_prompt(prompt, prompt_2=None, device=device)
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
@@ -36,7 +36,7 @@ class Flux1(FlowAdapter):
     def uses_negative(guidance: float) -> bool:
         return False
 
-    def predict(self, z: Latents, sigma: float, text: Embedding, guidance: float) -> Latents:
+    def predict_velocity(self, z: Latents, sigma: float, text: Embedding, guidance: float) -> Latents:
         transformer = self.pipe.transformer
         b, _, h, w = z.shape
         rows, cols = torch.meshgrid(torch.arange(h // 2), torch.arange(w // 2), indexing="ij")
@@ -44,13 +44,13 @@ class Flux1(FlowAdapter):
             torch.stack([torch.zeros_like(rows), rows, cols], -1).reshape(-1, 3).to(self.device, transformer.dtype)
         )
         tokens = transformer(
-            hidden_states=packed(z).to(transformer.dtype),
-            timestep=self._times(sigma, z).to(transformer.dtype),
-            guidance=self._times(guidance, z) if transformer.config.guidance_embeds else None,
-            pooled_projections=repeated(text["pooled_prompt_embeds"], b),
-            encoder_hidden_states=repeated(text["prompt_embeds"], b),
+            hidden_states=pack_latents(z).to(transformer.dtype),
+            timestep=self._timestep_batch(sigma, z).to(transformer.dtype),
+            guidance=self._timestep_batch(guidance, z) if transformer.config.guidance_embeds else None,
+            pooled_projections=repeat_batch(text["pooled_prompt_embeds"], b),
+            encoder_hidden_states=repeat_batch(text["prompt_embeds"], b),
             txt_ids=positions.new_zeros(text["prompt_embeds"].shape[1], 3),
             img_ids=positions,
             return_dict=False,
         )[0]
-        return unpacked(tokens, h, w)
+        return unpack_latents(tokens, h, w)

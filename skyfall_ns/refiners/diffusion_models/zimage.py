@@ -1,20 +1,20 @@
-"""Z-Image: its time runs from noise to picture, and its network answers with the opposite sign."""
+"""Adapter of Z-Image, whose network takes time 1 - sigma and predicts the velocity with the opposite sign."""
 
 from typing import Any
 
 import torch
 
 from skyfall_ns.refiners.diffusion_models.base import Condition, Embedding, FlowAdapter
-from skyfall_ns.refiners.flowedit import Latents
+from skyfall_ns.refiners.flowedit_algorithm import Latents
 
 
 class ZImage(FlowAdapter):
-    """ZImagePipeline; guidance 0 is none, and g pushes by g times the difference: others' g - 1."""
+    """ZImagePipeline; its guidance g corresponds to 1 + g of the other models, 0 means none."""
 
     text_parts = ("text_encoder", "tokenizer")
 
     @staticmethod
-    def embed(pipe: Any, prompt: str, device: torch.device) -> Embedding:
+    def embed_prompt(pipe: Any, prompt: str, device: torch.device) -> Embedding:
         embeds, _ = pipe.encode_prompt(prompt, device=device, do_classifier_free_guidance=False)
         return {"prompt_embeds": embeds[0]}
 
@@ -22,18 +22,17 @@ class ZImage(FlowAdapter):
     def uses_negative(guidance: float) -> bool:
         return guidance > 0
 
-    def guide(self, positive: Latents, negative: Latents, guidance: float) -> Latents:
+    def apply_guidance(self, positive: Latents, negative: Latents, guidance: float) -> Latents:
         return positive + guidance * (positive - negative)
 
-    def arguments(self, condition: Condition, batch: int) -> dict[str, Any]:
-        given = {name: [part] * batch for name, part in condition.text.items()}
+    def pipeline_arguments(self, condition: Condition, batch: int) -> dict[str, Any]:
+        positive = {name: [part] * batch for name, part in condition.text.items()}
         negative = {f"negative_{name}": [part] * batch for name, part in (condition.negative or {}).items()}
-        return {**given, **negative, "guidance_scale": condition.guidance}
+        return {**positive, **negative, "guidance_scale": condition.guidance}
 
-    def predict(self, z: Latents, sigma: float, text: Embedding, guidance: float) -> Latents:
+    def predict_velocity(self, z: Latents, sigma: float, text: Embedding, guidance: float) -> Latents:
         transformer = self.pipe.transformer
-        pictures = list(z.to(transformer.dtype)[:, :, None].unbind())
-        answers = transformer(pictures, self._times(1 - sigma, z), [text["prompt_embeds"]] * len(z), return_dict=False)[
-            0
-        ]
-        return -torch.stack(list(answers)).squeeze(2)
+        samples = list(z.to(transformer.dtype)[:, :, None].unbind())
+        embeddings = [text["prompt_embeds"]] * len(z)
+        velocities = transformer(samples, self._timestep_batch(1 - sigma, z), embeddings, return_dict=False)[0]
+        return -torch.stack(list(velocities)).squeeze(2)

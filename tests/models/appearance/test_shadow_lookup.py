@@ -1,16 +1,16 @@
-"""The fused lookup gives what torch's operations give, and sends gradients where theirs go."""
+"""The fused lookup against torch's operations: visibility and gradients."""
 
 import pytest
 import torch
 
-from skyfall_ns.models.appearance.shadow_lookup import _sunlight_torch, sunlight_at
+from skyfall_ns.models.appearance.shadow_lookup import _sample_with_torch, sample_sun_visibility
 
-LEAST = 4e-6
+MIN_VARIANCE = 4e-6
 WIDTH, HEIGHT = 23, 17
 
 
-def map_and_points(seed: int):
-    """Moments of steps with some scatter, a corner without any surface; points all over, also beside the map."""
+def random_map_and_points(seed: int):
+    """Random moments with a corner without a surface; points inside and outside the map."""
     g = torch.Generator().manual_seed(seed)
     alpha = torch.rand(HEIGHT, WIDTH, generator=g)
     alpha[:4, :5] = 0
@@ -23,32 +23,34 @@ def map_and_points(seed: int):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_light_and_gradients_are_those_of_torch(seed):
-    moments, points, rows = map_and_points(seed)
+def test_visibility_and_gradients_equal_those_of_torch(seed):
+    moments, points, rows = random_map_and_points(seed)
     upstream = torch.rand(len(points), generator=torch.Generator().manual_seed(seed))
-    lights, gradients = [], []
-    for read in (sunlight_at, _sunlight_torch):
-        lights.append(read(moments, points, rows, LEAST))
-        gradients.append(torch.autograd.grad((lights[-1] * upstream).sum(), moments)[0])
-    fused, plain = lights
+    visibilities, gradients = [], []
+    for sample in (sample_sun_visibility, _sample_with_torch):
+        visibilities.append(sample(moments, points, rows, MIN_VARIANCE))
+        gradients.append(torch.autograd.grad((visibilities[-1] * upstream).sum(), moments)[0])
+    fused, plain = visibilities
     assert 0.2 < (plain < 0.99).float().mean() < 0.9
     torch.testing.assert_close(fused, plain, atol=2e-4, rtol=0)
-    apart = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
-    assert apart < 1e-3
+    difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
+    assert difference < 1e-3
     assert ((gradients[0] == 0) == (gradients[1] == 0)).float().mean() > 0.99
 
 
-def test_beside_the_map_the_sun_shines_and_nowhere_pulls_nothing():
-    moments, _, rows = map_and_points(0)
-    nowhere = torch.tensor([[50.0, 0, -1], [0, -50.0, -1], [torch.nan, 0, -1], [0, torch.inf, -1]])
-    light = sunlight_at(moments, nowhere, rows, LEAST)
-    torch.testing.assert_close(light[:2], torch.ones(2))
-    light.sum().backward()
+def test_points_outside_the_map_are_in_the_sun_and_have_no_gradient():
+    moments, _, rows = random_map_and_points(0)
+    outside = torch.tensor([[50.0, 0, -1], [0, -50.0, -1], [torch.nan, 0, -1], [0, torch.inf, -1]])
+    visibility = sample_sun_visibility(moments, outside, rows, MIN_VARIANCE)
+    torch.testing.assert_close(visibility[:2], torch.ones(2))
+    visibility.sum().backward()
     assert moments.grad is not None and (moments.grad == 0).all()
 
 
-def test_light_is_the_same_where_nobody_asks_for_gradients():
-    moments, points, rows = map_and_points(0)
-    plain = sunlight_at(moments.detach(), points, rows, LEAST)
+def test_visibility_without_gradients_is_the_same():
+    moments, points, rows = random_map_and_points(0)
+    plain = sample_sun_visibility(moments.detach(), points, rows, MIN_VARIANCE)
     assert not plain.requires_grad
-    torch.testing.assert_close(plain, sunlight_at(moments, points, rows, LEAST).detach(), atol=0, rtol=0)
+    torch.testing.assert_close(
+        plain, sample_sun_visibility(moments, points, rows, MIN_VARIANCE).detach(), atol=0, rtol=0
+    )

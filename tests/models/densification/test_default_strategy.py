@@ -1,4 +1,4 @@
-"""Growth by gradients: dense statistics are gsplat's own, the reference's candidates, the strongest below the cap."""
+"""Densification by gradients: statistics of gsplat, candidates of the reference, the largest gradients at the cap."""
 
 from types import SimpleNamespace
 
@@ -7,12 +7,12 @@ import pytest
 import torch
 from gsplat.strategy import DefaultStrategy
 
-from skyfall_ns.models.densification.default_strategy import Densification, strongest
+from skyfall_ns.models.densification.default_strategy import CappedDefaultStrategy, select_strongest
 
 N = 50
 
 
-def step_info(generator: torch.Generator) -> dict:
+def random_info(generator: torch.Generator) -> dict:
     probe = SimpleNamespace(
         grad=torch.randn(1, N, 2, generator=generator), absgrad=torch.rand(1, N, 2, generator=generator)
     )
@@ -20,7 +20,7 @@ def step_info(generator: torch.Generator) -> dict:
     return {"width": 320, "height": 200, "n_cameras": 1, "radii": radii, "gaussian_ids": None, "means2d": probe}
 
 
-def splats(**changes: torch.Tensor) -> tuple[torch.nn.ParameterDict, dict[str, torch.optim.Optimizer]]:
+def random_gaussians(**changes: torch.Tensor) -> tuple[torch.nn.ParameterDict, dict[str, torch.optim.Optimizer]]:
     g = torch.Generator().manual_seed(1)
     values = {
         "means": torch.randn(N, 3, generator=g),
@@ -38,15 +38,15 @@ def splats(**changes: torch.Tensor) -> tuple[torch.nn.ParameterDict, dict[str, t
 
 @pytest.mark.parametrize("absgrad", [True, False])
 @pytest.mark.parametrize("stop", [0, 100])
-def test_statistics_equal_gsplats(absgrad, stop):
+def test_statistics_equal_those_of_gsplat(absgrad, stop):
     params = {"means": torch.zeros(N, 3)}
     states = []
-    for kind in (DefaultStrategy, Densification):
+    for strategy_class in (DefaultStrategy, CappedDefaultStrategy):
         g = torch.Generator().manual_seed(0)
-        strategy = kind(absgrad=absgrad, refine_scale2d_stop_iter=stop)
+        strategy = strategy_class(absgrad=absgrad, refine_scale2d_stop_iter=stop)
         state = strategy.initialize_state()
         for _ in range(3):
-            strategy._update_state(params, state, step_info(g))
+            strategy._update_state(params, state, random_info(g))
         states.append(state)
     for key in ("grad2d", "count", *(("radii",) if stop else ())):
         torch.testing.assert_close(states[1][key], states[0][key])
@@ -54,19 +54,19 @@ def test_statistics_equal_gsplats(absgrad, stop):
 
 
 @pytest.mark.parametrize("stop", [0, 10_000])
-def test_a_refinement_equals_gsplats_below_the_cap(stop):
-    """After the first opacity reset, where gsplat 1.4.0 looks at sizes too."""
+def test_a_refinement_below_the_cap_equals_that_of_gsplat(stop):
+    """After the first opacity reset, when gsplat 1.4.0 uses sizes too."""
     results = []
-    for kind in (DefaultStrategy, Densification):
-        params, optimizers = splats()
-        strategy = kind(
+    for strategy_class in (DefaultStrategy, CappedDefaultStrategy):
+        params, optimizers = random_gaussians()
+        strategy = strategy_class(
             grow_grad2d=150.0, grow_scale3d=2.0, prune_scale3d=6.0, grow_scale2d=1.0, prune_scale2d=0.0235,
             refine_scale2d_stop_iter=stop, refine_start_iter=1, reset_every=3000, absgrad=False, prune_opa=0.3,
         )  # fmt: skip
         state, g = strategy.initialize_state(), torch.Generator().manual_seed(0)
         torch.manual_seed(5)
         for step in (3299, 3300):
-            strategy.step_post_backward(params, optimizers, state, step, step_info(g))
+            strategy.step_post_backward(params, optimizers, state, step, random_info(g))
         results.append((params, optimizers, state))
     (theirs, their_optimizers, _), (ours, our_optimizers, state) = results
     assert len(ours["means"]) != N
@@ -77,37 +77,41 @@ def test_a_refinement_equals_gsplats_below_the_cap(stop):
     assert state["grad2d"].abs().max() == 0 and len(state["grad2d"]) == len(ours["means"])
 
 
-def test_candidates_are_the_references():
+def test_candidates_equal_those_of_the_reference():
     """g >= threshold or a >= quantile(a, 1 - share of g >= threshold), as in Skyfall-GS' densification."""
-    strategy = Densification(grow_grad2d=150.0, absgrad=False, abs_quantile=True)
+    strategy = CappedDefaultStrategy(grow_grad2d=150.0, absgrad=False, abs_quantile=True)
     state, g = strategy.initialize_state(), torch.Generator().manual_seed(0)
     sums, absolutes, counts = np.zeros(N), np.zeros(N), np.zeros(N)
     for _ in range(4):
-        info = step_info(g)
+        info = random_info(g)
         strategy._update_state({}, state, info)
-        seen = info["radii"][0].numpy() > 0
-        ndc = np.array([160.0, 100.0])
-        sums += seen * np.linalg.norm(info["means2d"].grad[0].numpy() * ndc, axis=1)
-        absolutes += seen * (info["means2d"].absgrad[0].numpy() * ndc).sum(1)
-        counts += seen
+        visible = info["radii"][0].numpy() > 0
+        half_size = np.array([160.0, 100.0])
+        sums += visible * np.linalg.norm(info["means2d"].grad[0].numpy() * half_size, axis=1)
+        absolutes += visible * (info["means2d"].absgrad[0].numpy() * half_size).sum(1)
+        counts += visible
     mean, absolute = sums / counts.clip(1), absolutes / counts.clip(1)
-    share = (mean >= 150.0).mean()
-    expected = (mean >= 150.0) | (absolute >= np.quantile(absolute, 1 - share))
-    _, chosen = strategy.candidates(state)
-    np.testing.assert_array_equal(chosen.numpy(), expected)
+    fraction = (mean >= 150.0).mean()
+    expected = (mean >= 150.0) | (absolute >= np.quantile(absolute, 1 - fraction))
+    _, selected = strategy.select_candidates(state)
+    np.testing.assert_array_equal(selected.numpy(), expected)
     assert (mean >= 150.0).sum() < expected.sum() < N
-    assert strategy.wants_absgrad(100) and not strategy.wants_absgrad(10**6)
+    assert strategy.needs_absgrad(100) and not strategy.needs_absgrad(10**6)
 
 
-def test_near_the_cap_the_strongest_grow():
+def test_near_the_cap_only_the_largest_gradients_are_densified():
     cap = N + 7
     marks = torch.arange(N, dtype=torch.float32)[:, None].repeat(1, 3)
-    params, optimizers = splats(means=marks.clone(), scales=torch.full((N, 3), -9.0), opacities=torch.ones(N, 1))
+    params, optimizers = random_gaussians(
+        means=marks.clone(), scales=torch.full((N, 3), -9.0), opacities=torch.ones(N, 1)
+    )
     before = params["means"].detach().clone()
-    strategy = Densification(grow_grad2d=0.0, grow_scale3d=1.0, refine_start_iter=1, max_gaussians=cap, absgrad=False)
+    strategy = CappedDefaultStrategy(
+        grow_grad2d=0.0, grow_scale3d=1.0, refine_start_iter=1, max_gaussians=cap, absgrad=False
+    )
     state, g = strategy.initialize_state(), torch.Generator().manual_seed(0)
     for _ in range(2):
-        info = step_info(g)
+        info = random_info(g)
         info["radii"] = info["radii"].clamp_min(1)
         strategy._update_state({}, state, info)
     order = torch.argsort(state["grad2d"], descending=True)
@@ -118,8 +122,8 @@ def test_near_the_cap_the_strongest_grow():
     assert len(params["means"]) == cap
 
 
-def test_strongest_takes_what_there_is():
-    strength, among = torch.tensor([5.0, 4.0, 3.0, 2.0]), torch.tensor([False, True, True, True])
-    assert strongest(strength, among, 2).tolist() == [False, True, True, False]
-    assert strongest(strength, among, 9).tolist() == among.tolist()
-    assert not strongest(strength, among, -3).any()
+def test_select_strongest_returns_at_most_the_available_ones():
+    gradients, among = torch.tensor([5.0, 4.0, 3.0, 2.0]), torch.tensor([False, True, True, True])
+    assert select_strongest(gradients, among, 2).tolist() == [False, True, True, False]
+    assert select_strongest(gradients, among, 9).tolist() == among.tolist()
+    assert not select_strongest(gradients, among, -3).any()

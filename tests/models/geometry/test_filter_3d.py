@@ -1,4 +1,4 @@
-"""3D filter: the reference's formula with its defect removed, and the defect itself as a check."""
+"""3D filter: the formula of the reference without its defect, and the defect for comparison."""
 
 import math
 
@@ -6,28 +6,28 @@ import pytest
 import torch
 
 from skyfall_ns.models.geometry.filter_3d import (
-    EVERY,
+    UPDATE_EVERY,
     SmoothingFilter,
     apply_filter,
     sampling_distance,
     smoothing_radius,
 )
-from skyfall_ns.models.geometry.view import nadir_view
+from skyfall_ns.view import nadir_view
 
 SATELLITE = (620_000.0, 2_000_000.0)  # distance m, focal px: GSD 0.31 m
 PSEUDO = (250.0, 887.0)
 
 
-def pinhole(distance: float, focal: float, size: int = 1024):
+def pinhole_view(distance: float, focal: float, size: int = 1024):
     camera = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
     camera[2, 3] = distance
     k = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], dtype=torch.float64)
     return camera, k, size, size, "pinhole"
 
 
-def test_min_is_over_cameras_of_the_same_camera():
+def test_the_finest_distance_is_that_of_a_single_camera():
     means = torch.zeros(1, 3, dtype=torch.float64)
-    radius = smoothing_radius([sampling_distance(means, *pinhole(*c)) for c in (SATELLITE, PSEUDO)])
+    radius = smoothing_radius([sampling_distance(means, *pinhole_view(*c)) for c in (SATELLITE, PSEUDO)])
     assert radius.item() == pytest.approx(math.sqrt(0.2) * min(0.31, 250 / 887), rel=1e-9)
     assert reference_radius([SATELLITE, PSEUDO]) < 1e-3 * radius.item()
 
@@ -37,21 +37,21 @@ def reference_radius(cameras: list[tuple[float, float]]) -> float:
     return math.sqrt(0.2) * min(z for z, _ in cameras) / max(f for _, f in cameras)
 
 
-def test_numbers_of_jax_167():
+def test_radii_of_jax_167():
     """The example of SatelliteSfM: 0.310 to 0.361 m per pixel, focal lengths up to 5.6e6 px, depths that differ by a
     factor of five: 0.139 m of smoothing, of which the reference leaves 0.032 m, and 0.02 mm beside refined views."""
     far = 5.6e6 * 0.361
     satellites = [(0.0716 * 5.6e6, 0.0716 * 5.6e6 / 0.310), (far, 5.6e6)]
     means = torch.zeros(1, 3, dtype=torch.float64)
-    radius = smoothing_radius([sampling_distance(means, *pinhole(*c)) for c in satellites]).item()
+    radius = smoothing_radius([sampling_distance(means, *pinhole_view(*c)) for c in satellites]).item()
     assert radius == pytest.approx(0.139, abs=5e-4)
     assert reference_radius(satellites) == pytest.approx(0.032, abs=5e-4)
     assert reference_radius([*satellites, PSEUDO]) == pytest.approx(2e-5, rel=5e-2)
-    with_refined = smoothing_radius([sampling_distance(means, *pinhole(*c)) for c in (*satellites, PSEUDO)]).item()
+    with_refined = smoothing_radius([sampling_distance(means, *pinhole_view(*c)) for c in (*satellites, PSEUDO)]).item()
     assert with_refined == pytest.approx(math.sqrt(0.2) * 250 / 887, rel=1e-9)
 
 
-def test_parallel_view_gives_the_gsd():
+def test_the_sampling_distance_of_a_parallel_view_is_the_gsd():
     camera = torch.eye(4, dtype=torch.float64)
     camera[:3, :3] = torch.tensor([[2.0, 0, 0], [0, -2.0, 0], [0, 0, -1]])
     camera[2, 3] = 100
@@ -63,35 +63,35 @@ def test_parallel_view_gives_the_gsd():
     assert distance[1].isinf()
 
 
-def test_unseen_gaussians_get_the_largest_seen():
+def test_invisible_gaussians_get_the_largest_radius():
     radius = smoothing_radius([torch.tensor([1.0, 3.0, torch.inf])])
     torch.testing.assert_close(radius, math.sqrt(0.2) * torch.tensor([1.0, 3.0, 3.0]))
 
 
-def test_filter_keeps_the_peak_mass():
+def test_the_filter_preserves_opacity_times_volume():
     scales, opacities, radius = torch.rand(5, 3) + 0.1, torch.rand(5), torch.rand(5)
-    wider, lower = apply_filter(scales, opacities, radius)
-    torch.testing.assert_close(lower * wider.prod(-1), opacities * scales.prod(-1))
-    torch.testing.assert_close(wider**2 - scales**2, (radius**2)[:, None].expand(5, 3))
+    widened, lowered = apply_filter(scales, opacities, radius)
+    torch.testing.assert_close(lowered * widened.prod(-1), opacities * scales.prod(-1))
+    torch.testing.assert_close(widened**2 - scales**2, (radius**2)[:, None].expand(5, 3))
 
 
-def test_radii_are_kept_until_splats_or_steps_change():
+def test_radii_are_cached_until_gaussians_or_steps_change():
     views = [nadir_view(-1.0, 1.0, 0.005, 400, 400), nadir_view(-1.0, 0.0, 0.002, 500, 500)]  # the finer: south-west
     means = torch.nn.Parameter(torch.tensor([[-0.5, -0.5, 0.0], [0.5, 0.5, 0.0]]))
     fine, coarse = (math.sqrt(0.2) * cell for cell in (0.002, 0.005))
     smoothing = SmoothingFilter(views)
 
     def radii(parameter: torch.Tensor, step: int) -> list[float]:
-        return smoothing.radius(parameter, step).tolist()
+        return smoothing.smoothing_radii(parameter, step).tolist()
 
     assert radii(means, 7) == pytest.approx([fine, coarse])
     with torch.no_grad():
-        means[:] = means.flip(0)  # optimizers move splats in place
-    assert radii(means, 7 + EVERY - 1) == pytest.approx([fine, coarse])
-    assert radii(means, 7 + EVERY) == pytest.approx([coarse, fine])
-    moved = torch.nn.Parameter(means.detach().flip(0))  # strategies put another parameter there
-    assert radii(moved, 7 + EVERY) == pytest.approx([fine, coarse])
+        means[:] = means.flip(0)  # optimizers move Gaussians in place
+    assert radii(means, 7 + UPDATE_EVERY - 1) == pytest.approx([fine, coarse])
+    assert radii(means, 7 + UPDATE_EVERY) == pytest.approx([coarse, fine])
+    moved = torch.nn.Parameter(means.detach().flip(0))  # strategies replace the parameter
+    assert radii(moved, 7 + UPDATE_EVERY) == pytest.approx([fine, coarse])
     with torch.no_grad():
         moved[:] = moved.flip(0)
-    smoothing.forget()
-    assert radii(moved, 7 + EVERY) == pytest.approx([coarse, fine])
+    smoothing.clear_cache()
+    assert radii(moved, 7 + UPDATE_EVERY) == pytest.approx([coarse, fine])

@@ -1,0 +1,23 @@
+"""The table of exports: each entry is a subcommand of `skyfall-export`."""
+
+from typing import Protocol
+
+from skyfall_ns.export.dsm_export import DsmExport
+from skyfall_ns.export.rpc_export import RpcExport
+
+
+class Export(Protocol):
+    """A frozen dataclass whose fields are the flags of the subcommand.
+
+    Its module is imported for `skyfall-export --help`, so it imports numpy, torch and models only inside of `run`.
+    """
+
+    def run(self) -> None:
+        """Load the run, write its files, and print where they are. Raises SkyfallError for bad input."""
+
+
+EXPORTS: dict[str, type[Export]] = {
+    "dsm": DsmExport,
+    "rpc": RpcExport,
+}
+"""Name of the subcommand to its class. How to add one: docs/extending/add_an_export.md."""

@@ -1,0 +1,26 @@
+"""`skyfall-export rpc`: flags and steps of the export of adjusted RPCs."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RpcExport:
+    """Adjusted RPCs of the vendor's files, with the scene's bundle adjustment and the offsets learned in training."""
+
+    load_config: Path
+    """config.yml of the run."""
+    output_dir: Path
+    """Directory for one JSON and one .RPB file per image."""
+
+    def run(self) -> None:
+        """Write the RPCs; print their directory and the largest learned offset."""
+        from skyfall_ns.export.rpc import write_rpcs
+        from skyfall_ns.pipelines.load_run import load_run
+
+        model = load_run(self.load_config)
+        offsets = model.learned_offsets_px()
+        written = write_rpcs(model.normalized.scene, offsets, self.output_dir)
+        longest = max((math.hypot(*offset) for offset in offsets.values()), default=0.0)
+        print(f"{self.output_dir}: {len(written)} RPCs of whole vendor files, learned offsets up to {longest:.3f} px")
