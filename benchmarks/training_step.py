@@ -90,7 +90,7 @@ def watch_parts(timer: PartTimer, trainer) -> None:
     timer.watch_calls(model.renderer.shadow_maps, "_get_or_render", "shadow maps without rendering")
     timer.watch_calls(shadow_lookup._ShadowLookup, "forward", "shadow map lookups")
     timer.watch_calls(shadow_lookup._ShadowLookup, "backward", "shadow map lookups")
-    timer.watch_calls(model.strategy, "step_pre_backward", "densification")
+    timer.watch_calls(model.densifier.strategy, "step_pre_backward", "densification")
     timer.watch_calls(model, "get_metrics_dict", "metrics")
     timer.watch_calls(model, "get_outputs", "colors, scales, background")
     timer.watch_calls(trainer.pipeline.datamanager, "next_train", "data")

@@ -12,6 +12,8 @@ from PIL import Image
 from skyfall_ns.errors import MissingExtraError
 from skyfall_ns.scripts.demo import Demo
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 
 def test_demo_writes_all_results(tmp_path):
     directory = tmp_path / "demo"

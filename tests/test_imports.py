@@ -9,6 +9,8 @@ import pytest
 
 import skyfall_ns
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 ROOT = Path(skyfall_ns.__file__).parent
 HEAVY = {"torch", "nerfstudio", "gsplat", "open3d"}
 LIGHT = HEAVY | {"numpy", "scipy", "cv2", "numba", "rasterio", "pyproj"}

@@ -16,6 +16,8 @@ from helpers.commands import BIN, run_command
 from skyfall_ns.geo.raster import read_raster
 from skyfall_ns.io.ply import read_ply
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 STEPS = 60
 
 

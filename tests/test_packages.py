@@ -8,6 +8,8 @@ import sys
 import pytest
 from helpers.commands import run_command
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 
 @pytest.fixture
 def old_numpy(tmp_path, monkeypatch):

@@ -17,10 +17,11 @@ class RpcExport:
     def run(self) -> None:
         """Write the RPCs; print their directory and the largest learned offset."""
         from skyfall_ns.export.rpc import write_rpcs
+        from skyfall_ns.models.geometry.image_offsets import named_offsets_px
         from skyfall_ns.pipelines.load_run import load_run
 
         model = load_run(self.load_config)
-        offsets = model.learned_offsets_px()
+        offsets = named_offsets_px(model.image_offsets, model.normalized.image_names)
         written = write_rpcs(model.normalized.scene, offsets, self.output_dir)
         longest = max((math.hypot(*offset) for offset in offsets.values()), default=0.0)
         print(f"{self.output_dir}: {len(written)} RPCs of whole vendor files, learned offsets up to {longest:.3f} px")

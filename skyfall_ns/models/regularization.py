@@ -33,6 +33,20 @@ class Regularization:
         """Drop caches that are not in checkpoints."""
         self.neighbor_graph.clear_cache()
 
+    def step_losses(
+        self, step: int, visible: Tensor, steps_since_reset: float, rendered: tuple[View, int | None, Rendering] | None
+    ) -> dict[str, Tensor]:
+        """The terms of a training step: `visible` masks the Gaussians that its rendering shows, `rendered` is the
+        rendering with its view and training image (None without the view consistency term)."""
+        terms = self.image_offset_losses()
+        if step % self.options.surface_every == 0:
+            terms |= self.surface_losses()
+        terms |= self.color_losses(step)
+        terms |= self.opacity_losses(visible, steps_since_reset)
+        if rendered is not None:
+            terms |= self.view_consistency_losses(*rendered, step)
+        return terms
+
     def surface_losses(self) -> dict[str, Tensor]:
         """Distance of rendered heights from the surface, their total variation, and missing coverage."""
         options, normalized = self.options, self.renderer.normalized

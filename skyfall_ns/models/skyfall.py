@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.splatfacto import SplatfactoModel
@@ -19,7 +18,6 @@ from skyfall_ns.dataparsers.camera_metadata import (
     training_index,
     view_from_camera,
 )
-from skyfall_ns.errors import TrainingError
 from skyfall_ns.models import losses
 from skyfall_ns.models.appearance.fit_appearance import fit_appearance
 from skyfall_ns.models.appearance.lighting import ImageAppearance, background_per_pixel, to_scene_bands
@@ -27,7 +25,7 @@ from skyfall_ns.models.appearance.neighbors import NeighborGraph
 from skyfall_ns.models.appearance.shadow_map import ShadowMapCache
 from skyfall_ns.models.appearance.spherical_harmonics import SH_C0
 from skyfall_ns.models.config import SkyfallModelOptions
-from skyfall_ns.models.densification.strategy import make_strategy, steps_since_reset
+from skyfall_ns.models.densification.densifier import Densifier
 from skyfall_ns.models.geometry.filter_3d import SmoothingFilter
 from skyfall_ns.models.geometry.height_map import SOLID_ALPHA
 from skyfall_ns.models.geometry.image_offsets import ImageOffset
@@ -43,7 +41,6 @@ from skyfall_ns.viewer.initial_camera import InitialCamera
 
 BACKGROUND_DEPTH_FACTOR = 3  # depth of the viewer's background over the largest depth: behind all cameras and frustums
 VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)  # color of viser
-COLLAPSE_FRACTION = 0.1  # fraction of the initial Gaussians below which a scene has collapsed
 LOADED_STEP = 30_000  # step of a loaded model, as in Splatfacto: after every schedule
 
 
@@ -71,24 +68,23 @@ class SkyfallModel(SplatfactoModel):
         self.initial_camera = InitialCamera(self.normalized.model_box)
         views = training_views(self.normalized)
         self.image_offsets = ImageOffset(views) if self.config.image_offsets else None
-        self.camera_optimizer: CameraOptimizer = self.config.camera_optimizer.setup(
-            num_cameras=self.num_train_data, device="cpu"
-        )
+        self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.background_color, self.crop_box = torch.tensor(VIEWER_BACKGROUND), None
+        smoothing = SmoothingFilter(views) if self.config.filter_3d else None
+        shadows = ShadowMapCache(self.normalized.scale)
         self.renderer = Renderer(
             self.gauss_params,
             self.appearance_model,
             self.normalized,
             self.config,
             self.image_offsets,
-            SmoothingFilter(views) if self.config.filter_3d else None,
-            ShadowMapCache(self.normalized.scale),
+            smoothing,
+            shadows,
         )
         neighbors = NeighborGraph(self.normalized.scale)
         self.regularization = Regularization(self.renderer, self.config, neighbors, self.num_points)
-        self.restart_densification(0, self.config)
+        self.densifier = Densifier(self.gauss_params, self.normalized, self.config)
         self.last_rendered: tuple[View, int | None, Rendering] | None = None
-        self._densify_this_step = True
 
     @property
     def step(self) -> int:
@@ -109,25 +105,20 @@ class SkyfallModel(SplatfactoModel):
         self.renderer.clear_cache()
         self.regularization.clear_cache()
 
-    def restart_densification(self, step: int, config: SkyfallModelOptions) -> None:
-        """Restart densification with the options of `config`; its steps count from `step`."""
-        self.densification_start = step
-        self.strategy = make_strategy(config, self.normalized)
-        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
-
     @property
     def scales(self) -> Tensor:
         """Logarithms of scales: the parameter in training, else after the 3D filter, for exports."""
-        raw = self.gauss_params["scales"]
-        filtered = self.renderer.smoothing_filter is not None and not self.training
-        return self.renderer.activated_shapes()[0].log() if filtered else raw
+        return self.renderer.activated_shapes()[0].log() if self._exports_filter() else self.gauss_params["scales"]
 
     @property
     def opacities(self) -> Tensor:
         """Logits of opacities: the parameter in training, else after the 3D filter, for exports."""
-        raw = self.gauss_params["opacities"]
-        filtered = self.renderer.smoothing_filter is not None and not self.training
-        return torch.logit(self.renderer.activated_shapes()[1], eps=1e-6)[:, None] if filtered else raw
+        if not self._exports_filter():
+            return self.gauss_params["opacities"]
+        return torch.logit(self.renderer.activated_shapes()[1], eps=1e-6)[:, None]
+
+    def _exports_filter(self) -> bool:
+        return self.renderer.smoothing_filter is not None and not self.training
 
     @property
     def colors(self) -> Tensor:
@@ -173,31 +164,28 @@ class SkyfallModel(SplatfactoModel):
         view, image, scale = view_from_camera(camera), training_index(camera), geometry_gradient_scale(camera)
         cropped = self.crop_box is not None and not self.training
         keep = self.crop_box.within(self.means).squeeze(-1) if cropped else None  # type: ignore[union-attr]
-        absgrad = self.training and self.strategy.needs_absgrad(self.step - self.densification_start)
+        absgrad = self.training and self.densifier.needs_absgrad(self.step)
         appearance = self._camera_appearance(camera)
-        rendering = self.renderer.render(
-            view, image, appearance=appearance, absgrad=absgrad, keep=keep, gradient_scale=scale
-        )
+        options = {"appearance": appearance, "absgrad": absgrad, "keep": keep, "gradient_scale": scale}
+        rendering = self.renderer.render(view, image, **options)
         self.last_size = (view.height, view.width)
         if self.training:
-            self._store_rendering(view, image, rendering, scale)
+            self.info = rendering.info
+            self.last_rendered = (view, image, rendering) if self.config.view_consistency_weight else None
+            self.densifier.before_backward(self.optimizers, self.step, self.info, active=scale > 0)
         alpha, depth = rendering.alpha[..., None], rendering.depth[..., None]
-        background = background_per_pixel(alpha, self._get_background_color(), self.normalized.band_count)
-        rgb = rendering.color + (1 - alpha) * background
+        rgb, background = self._over_background(rendering)
         if not self.training:
             rgb = rgb.clamp(0, 1)
             background_depth = (BACKGROUND_DEPTH_FACTOR if is_viewer_camera(camera) else 1) * depth.max()
             depth = depth.where(alpha >= SOLID_ALPHA, background_depth)
         return {"rgb": rgb, "depth": depth, "accumulation": alpha, "background": background}
 
-    def _store_rendering(self, view: View, image: int | None, rendering: Rendering, gradient_scale: float) -> None:
-        """Store the rendering of a training step for losses and densification."""
-        self.info = rendering.info
-        self.last_rendered = (view, image, rendering) if self.config.view_consistency_weight else None
-        self._densify_this_step = gradient_scale > 0  # densification needs gradients of positions
-        if self._densify_this_step:
-            step = self.step - self.densification_start
-            self.strategy.step_pre_backward(self.gauss_params, self.optimizers, self.strategy_state, step, self.info)
+    def _over_background(self, rendering: Rendering) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w 3"]]:
+        """The rendering over the background, and the background."""
+        alpha = rendering.alpha[..., None]
+        background = background_per_pixel(alpha, self._get_background_color(), self.normalized.band_count)
+        return rendering.color + (1 - alpha) * background, background
 
     def _camera_appearance(self, camera: Cameras) -> ImageAppearance:
         """Appearance of the camera's image, or of its sun, or that of the viewer's panel."""
@@ -208,63 +196,30 @@ class SkyfallModel(SplatfactoModel):
             return self.appearance_model.reference_appearance(sun)
         return self.appearance_model.interpolate_appearances(*self.appearance.selected_appearances())
 
+    @torch.no_grad()
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
         """PSNR of the training view and the number of Gaussians."""
-        with torch.no_grad():
-            rgb, mask = outputs["rgb"].clamp(0, 1), batch["mask"].to(self.device)
-            score = psnr(rgb, batch["image"].to(self.device), mask)
-        return {"psnr": score, "gaussian_count": self.num_points}
+        rgb, image, mask = outputs["rgb"].clamp(0, 1), batch["image"].to(self.device), batch["mask"].to(self.device)
+        return {"psnr": psnr(rgb, image, mask), "gaussian_count": self.num_points}
 
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
         """Photometric loss, and in training the regularization terms of the step."""
-        pred, target = (
-            to_scene_bands(rgb, self.normalized.band_count) for rgb in (outputs["rgb"], batch["image"].to(self.device))
-        )
+        images = outputs["rgb"], batch["image"].to(self.device)
+        pred, target = (to_scene_bands(rgb, self.normalized.band_count) for rgb in images)
         mask = batch["mask"].to(self.device)
         loss = {"photometric": losses.photometric_loss(pred, target, mask, self.config.ssim_lambda)}
-        return loss | self._regularization_losses() if self.training else loss
-
-    def _regularization_losses(self) -> dict[str, Tensor]:
-        terms, step = self.regularization, self.step
-        loss = terms.image_offset_losses()
-        if step % self.config.surface_every == 0:
-            loss |= terms.surface_losses()
-        loss |= terms.color_losses(step)
-        since_reset = steps_since_reset(self.strategy, step - self.densification_start)
-        loss |= terms.opacity_losses(self.info["radii"][0] > 0, since_reset)
-        if self.last_rendered is not None:
-            loss |= terms.view_consistency_losses(*self.last_rendered, step)
-        return loss
+        if not self.training:
+            return loss
+        visible, since_reset = self.info["radii"][0] > 0, self.densifier.steps_since_reset(self.step)
+        return loss | self.regularization.step_losses(self.step, visible, since_reset, self.last_rendered)
 
     def step_post_backward(self, step: int) -> None:
         """Densify and prune, clamp scales, and stop if the scene has collapsed."""
-        if self._densify_this_step:
-            since = step - self.densification_start
-            self.strategy.step_post_backward(self.gauss_params, self.optimizers, self.strategy_state, since, self.info)
-        with torch.no_grad():
-            self.gauss_params["scales"].clamp_(max=math.log(self.config.max_scale_m * self.normalized.scale))
-        self._stop_if_collapsed(step)
-
-    def _stop_if_collapsed(self, step: int) -> None:
-        """Raise TrainingError if most Gaussians have been pruned, or (checked every `refine_every` steps, as the
-        entropy term leaves such Gaussians unpruned) are too transparent to be visible."""
-        remaining, initial = self.num_points, self.regularization.initial_count
-        if step % self.config.refine_every == 0:
-            remaining = int((self.gauss_params["opacities"].sigmoid() > self.config.cull_alpha_thresh).sum())
-        if remaining < COLLAPSE_FRACTION * initial:
-            raise TrainingError(
-                f"The scene has collapsed: {remaining} of {initial} Gaussians are left. Use more images, a lower "
-                "--pipeline.model.entropy-weight or cull-alpha-thresh, or --pipeline.model.densification none."
-            )
-
-    def learned_offsets_px(self) -> dict[str, tuple[float, float]]:
-        """Learned offset (col, row) of each training image by name, pixels; empty if none are learned."""
-        if self.image_offsets is None:
-            return {}
-        rows = self.image_offsets.offsets_px().tolist()
-        return {name: (col, row) for name, (col, row) in zip(self.normalized.image_names, rows, strict=True)}
+        self.densifier.after_backward(self.optimizers, step, self.info)
+        self.gauss_params["scales"].data.clamp_(max=math.log(self.config.max_scale_m * self.normalized.scale))
+        self.densifier.stop_if_collapsed(step)
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]
@@ -284,10 +239,7 @@ class SkyfallModel(SplatfactoModel):
         view = view_from_camera(camera)
 
         def render_rgb(appearance: ImageAppearance) -> Tensor:
-            rendering = self.renderer.render(view, appearance=appearance)
-            alpha = rendering.alpha[..., None]
-            background = background_per_pixel(alpha, self._get_background_color(), self.normalized.band_count)
-            return rendering.color + (1 - alpha) * background
+            return self._over_background(self.renderer.render(view, appearance=appearance))[0]
 
         start = self.appearance_model.reference_appearance(sun_direction(camera))
         return render_rgb(fit_appearance(render_rgb, start, target, mask)).detach().clamp(0, 1)

@@ -75,7 +75,7 @@ def capture_state(model: SkyfallModel, data: SkyfallDatamanager) -> dict[str, An
         state["random"]["order"] = data.random_generator.getstate()
     if model.device.type == "cuda":
         state["random"]["cuda"] = torch.cuda.get_rng_state(model.device)
-    return state | {"strategy": dict(model.strategy_state)}
+    return state | {"strategy": dict(model.densifier.state)}
 
 
 def restore_state(state: Mapping[str, Any], model: SkyfallModel, data: SkyfallDatamanager) -> None:
@@ -89,9 +89,9 @@ def restore_state(state: Mapping[str, Any], model: SkyfallModel, data: SkyfallDa
         data.random_generator.setstate(rng_states["order"])
     if "cuda" in rng_states and model.device.type == "cuda":
         torch.cuda.set_rng_state(rng_states["cuda"].cpu(), model.device)
-    if state["strategy"].keys() == model.strategy_state.keys():
+    if state["strategy"].keys() == model.densifier.state.keys():
         for name, value in state["strategy"].items():
-            model.strategy_state[name] = value.to(model.device) if isinstance(value, torch.Tensor) else value
+            model.densifier.state[name] = value.to(model.device) if isinstance(value, torch.Tensor) else value
 
 
 @contextmanager

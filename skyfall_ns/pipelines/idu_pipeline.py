@@ -240,7 +240,7 @@ class IduPipeline(SkyfallPipeline):
             densify_grad_thresh=self.config.densify_grad_thresh,
             reset_alpha_every=resets,
         )
-        self.model.restart_densification(window.first_step, options)
+        self.model.densifier.restart(window.first_step, options)
 
     def _restart_depth_supervision(self, window: EpisodeWindow) -> None:
         """Restrict depth supervision to the steps of an episode, or end it."""

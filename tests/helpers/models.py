@@ -43,8 +43,8 @@ def densify_often(model: SkyfallModel, **thresholds: float) -> None:
     """Densify at every second step."""
     settings = {"refine_start_iter": 1, "refine_every": 2, **thresholds}
     for name, value in settings.items():
-        assert hasattr(model.strategy, name)
-        setattr(model.strategy, name, value)
+        assert hasattr(model.densifier.strategy, name)
+        setattr(model.densifier.strategy, name, value)
 
 
 def last_gaussians(model: SkyfallModel, count: int) -> dict[str, torch.Tensor]:

@@ -26,6 +26,8 @@ from helpers.idu_runs import (
 
 from skyfall_ns.errors import TrainingError
 
+pytestmark = pytest.mark.slow
+
 STARTS = ("stage1", "load_dir")
 
 

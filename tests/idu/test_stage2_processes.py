@@ -19,6 +19,8 @@ from helpers.ns_train import NsTrain
 
 from skyfall_ns.idu.episode_store import EpisodeStore
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 STAGE1_STEPS, EPISODE_STEPS, VIEWS, SAVE_INTERVAL = 6, 12, 24, 4
 
 

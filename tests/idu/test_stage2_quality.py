@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import pytest
 import torch
 from helpers.idu_runs import TINY, make_config, train, use_refiner
 
@@ -13,6 +14,8 @@ from skyfall_ns.idu.curriculum import Curriculum, place_cameras, pose_camera
 from skyfall_ns.idu.rendering import local_view
 from skyfall_ns.method_configs import skyfall
 from skyfall_ns.models.skyfall import SkyfallModel
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ from skyfall_ns.refiners.denoiser_options import DenoiserOptions
 from skyfall_ns.refiners.options import DiffusionOptions
 from skyfall_ns.refiners.registry import RefinerOptions
 
+pytestmark = pytest.mark.slow
+
 TINY_DENOISER = DenoiserOptions(pairs=2, steps=5, width=4, crop_px=16, batch=2)
 
 

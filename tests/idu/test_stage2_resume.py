@@ -23,6 +23,8 @@ from helpers.idu_runs import (
     use_refiner,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def uninterrupted(city_scene, tmp_path_factory):

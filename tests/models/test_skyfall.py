@@ -68,7 +68,7 @@ def test_gradient_scale_0_changes_colors_only(model, pipeline):
     camera, batch = pipeline.datamanager.next_train(0)
     camera.metadata[GRADIENT_SCALE_KEY] = torch.tensor([[0.0]])
     model.optimizers, model.step = make_optimizers(model), 1
-    statistics = {name: copy.deepcopy(value) for name, value in model.strategy_state.items()}
+    statistics = {name: copy.deepcopy(value) for name, value in model.densifier.state.items()}
     loss = model.get_loss_dict(model.get_outputs(camera), batch)["photometric"]
     loss.backward()
     model.step_post_backward(1)
@@ -76,7 +76,7 @@ def test_gradient_scale_0_changes_colors_only(model, pipeline):
     for name in ("means", "scales", "quats", "opacities"):
         grad = model.gauss_params[name].grad
         assert grad is None or not grad.any(), name
-    assert model.strategy_state == statistics
+    assert model.densifier.state == statistics
 
 
 def test_gradient_scale_scales_geometry_gradients(model, pipeline):

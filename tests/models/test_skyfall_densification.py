@@ -106,22 +106,22 @@ def test_transparent_scene_is_reported_as_collapsed(model):
     model.config.densification = "none"
     with torch.no_grad():
         model.gauss_params["opacities"][100:] = -6.0
-    model._stop_if_collapsed(1)  # opacities are checked every refine_every steps
+    model.densifier.stop_if_collapsed(1)  # opacities are checked every refine_every steps
     with pytest.raises(TrainingError, match=r"collapsed: 100 of \d+ Gaussians are left\. Use more images, a lower"):
-        model._stop_if_collapsed(model.config.refine_every)
+        model.densifier.stop_if_collapsed(model.config.refine_every)
 
 
 def test_steps_since_reset_count_only_after_resets_of_densification(model):
     config = model.config
     config.refine_every, config.reset_alpha_every, config.stop_split_at = 100, 2, 500
-    model.restart_densification(0, config)
+    model.densifier.restart(0, config)
     for step, since in ((0, math.inf), (199, math.inf), (200, 0), (399, 199), (450, 50), (650, 250)):
         model.step = step
-        assert steps_since_reset(model.strategy, model.step - model.densification_start) == since, step
-    model.restart_densification(1000, config)  # steps count from the restart
+        assert steps_since_reset(model.densifier.strategy, model.step - model.densifier.start_step) == since, step
+    model.densifier.restart(1000, config)  # steps count from the restart
     for step, since in ((1199, math.inf), (1200, 0), (1650, 250)):
         model.step = step
-        assert steps_since_reset(model.strategy, model.step - model.densification_start) == since, step
+        assert steps_since_reset(model.densifier.strategy, model.step - model.densifier.start_step) == since, step
     config.densification = "mcmc"
-    model.restart_densification(0, config)
-    assert steps_since_reset(model.strategy, model.step - model.densification_start) == math.inf
+    model.densifier.restart(0, config)
+    assert steps_since_reset(model.densifier.strategy, model.step - model.densifier.start_step) == math.inf

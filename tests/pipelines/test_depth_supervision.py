@@ -102,7 +102,7 @@ def train_step(pipeline, step: int):
     sum(losses.values()).backward()
     pipeline.model.step_post_backward(step)
     gradients = {name: p.grad for name, p in pipeline.model.named_parameters() if p.grad is not None}
-    return losses, gradients, pipeline.model.info, pipeline.model.strategy_state
+    return losses, gradients, pipeline.model.info, pipeline.model.densifier.state
 
 
 def test_densification_and_colors_depend_on_the_training_view_only(pipeline, prepare_pipeline):

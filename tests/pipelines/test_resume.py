@@ -22,6 +22,8 @@ from skyfall_ns.pipelines.load_run import load_run
 from skyfall_ns.priors.pseudo_cameras import PseudoSchedule
 from skyfall_ns.scene.scene import Scene
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 STEPS, SAVE_INTERVAL = 32, 16
 
 

@@ -19,6 +19,8 @@ from skyfall_ns.synthetic_city.acquisitions import LARGE_POINTING_ERROR_PX, plan
 from skyfall_ns.synthetic_city.layout import UNPAINTED, plan_city, pond_radius
 from skyfall_ns.synthetic_city.render import TREE, WATER, _render_in_bands
 
+pytestmark = pytest.mark.slow
+
 SIZE_M, VIEWS, SEED = 96.0, 5, 3
 FRAME = LocalFrame.at_point(np.array(city_delivery.CITY_LONLATH))
 CITY = hard.plan_hard_city(SIZE_M, SEED)

@@ -44,3 +44,9 @@ def apply_image_offset(means: Float[Tensor, "n 3"], view: View, offset_px: Float
     gradients through the means, because rasterizers have no gradients of cameras."""
     inverse = torch.linalg.pinv(view.camera_from_model[:2, :3]).to(means)
     return means + inverse @ offset_px
+
+
+def named_offsets_px(offsets: ImageOffset | None, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Learned offset (col, row) of each training image by name, pixels; empty if none are learned."""
+    rows = [] if offsets is None else offsets.offsets_px().tolist()
+    return {name: (col, row) for name, (col, row) in zip(names, rows, strict=offsets is not None)}

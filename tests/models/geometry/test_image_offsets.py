@@ -8,7 +8,7 @@ import torch
 
 from skyfall_ns.dataparsers.camera_metadata import ROWS_KEY
 from skyfall_ns.method_configs import skyfall
-from skyfall_ns.models.geometry.image_offsets import ImageOffset, apply_image_offset
+from skyfall_ns.models.geometry.image_offsets import ImageOffset, apply_image_offset, named_offsets_px
 from skyfall_ns.view import apply_quadratic_term, parallel_view
 
 
@@ -93,7 +93,9 @@ def train_offsets(pipeline, steps: int) -> np.ndarray:
         for optimizer in optimizers.values():
             optimizer.step()
         model.step_post_backward(number)
-    return np.array([model.learned_offsets_px()[name] for name in model.normalized.image_names])
+    names = model.normalized.image_names
+    offsets = named_offsets_px(model.image_offsets, names)
+    return np.array([offsets[name] for name in names])
 
 
 def test_the_bias_of_a_camera_is_recovered(pipeline):
