@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 CLI = ROOT / "docs/reference/cli.md"
 ARCHITECTURE = ROOT / "docs/design/architecture.md"
 COLUMNS = "120"  # below twice tyro's narrowest column, so that boxes stand one below the other
-TRAINING_SECTIONS = r"pipeline(\.(model|depth|curriculum|refiner(\.\w+)?))?"
+TRAINING_SECTIONS = r"pipeline(\.(datamanager\.dataparser|model|depth|curriculum|refiner(\.\w+)?))?"
 MACHINE_DEPENDENT = "machine.device_type"
 
 INTRODUCTION = """# Command line
@@ -39,12 +39,8 @@ METHODS_TEXT = """## Methods of ns-train
 TRAINING_TEXT = """## Options of training
 
 Options of `ns-train` that configure the pipeline, with the defaults of `skyfall-idu`. Methods of stage 1 have those of
-`pipeline.model`, `pipeline.depth` and `skyfall-data`. `ns-train METHOD --help` lists all options, including those of
-Nerfstudio.
-"""
-DATA_TEXT = """### skyfall-data
-
-These options follow those of the method: `ns-train skyfall --data SCENE skyfall-data --images 'pre*'`.
+`pipeline.model`, `pipeline.depth` and `pipeline.datamanager.dataparser`. `ns-train METHOD --help` lists all options,
+including those of Nerfstudio.
 """
 
 
@@ -199,7 +195,6 @@ def training_tables() -> Iterator[str]:
     """Tables of the options of ns-train that this package defines."""
     import tyro
 
-    from skyfall_ns.dataparsers.skyfall_dataparser import SkyfallDataParserConfig
     from skyfall_ns.method_configs import skyfall_idu
 
     as_nerfstudio = (tyro.conf.SuppressFixed, tyro.conf.FlagConversionOff)
@@ -208,8 +203,6 @@ def training_tables() -> Iterator[str]:
     for box in sections(text):
         if box.options and re.fullmatch(TRAINING_SECTIONS, box.title):
             yield f"### {box.title}\n\n{options_table([box])}"
-    text = help_text(lambda: tyro.cli(SkyfallDataParserConfig, config=as_nerfstudio))
-    yield f"{DATA_TEXT}\n{options_table(sections(text))}"
 
 
 def methods_text() -> str:

@@ -33,7 +33,8 @@ def mask_everything(scene: Path, index: int) -> str:
     data = Scene.from_directory(scene)
     images = [dataclasses.replace(i, mask=f"masks/{i.name}.png") if i.name == image.name else i for i in data.images]
     dataclasses.replace(data, images=tuple(images)).save_to(scene)
-    return f"{image.name}.png masks the whole image. Leave {image.name} out with --images, or fix the mask."
+    flag = "--pipeline.datamanager.dataparser.images"
+    return f"{image.name}.png masks the whole image. Leave {image.name} out with {flag}, or fix the mask."
 
 
 def remove_points(scene: Path) -> str:
@@ -72,6 +73,7 @@ def test_training_does_not_start(damage, scene, tmp_path):
     assert str(raised.value).endswith(expected) and str(raised.value).count(". ") == 1
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_message_and_exits_with_1(scene, tmp_path):
     expected = DAMAGES["a mask over the held-out image"](scene)
     result = run_command("ns-train", "skyfall", "--data", scene, "--output-dir", tmp_path, "--experiment-name", "bad",

@@ -164,6 +164,7 @@ def test_iterations_are_the_total_after_a_resume(monkeypatch):
         nerfstudio_patches.count_total_steps(trainer, "--more")
 
 
+@pytest.mark.slow
 def test_errors_that_users_can_fix_have_no_traceback():
     code = (
         "from skyfall_ns import nerfstudio_patches; from skyfall_ns.errors import SceneError;"
@@ -199,6 +200,7 @@ viewer.render_statemachines[0].start()
 """
 
 
+@pytest.mark.slow
 def test_viewer_threads_import_no_codecs_and_stop_with_the_process():
     result = subprocess.run([sys.executable, "-c", VIEWER], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "stopped rendering\n"), result.stderr[-2000:]

@@ -46,7 +46,10 @@ def read_mask(directory: Path, image: SceneImage) -> Float32[np.ndarray, "h w 1"
     if mask is None or mask.shape != (image.height, image.width):
         raise SceneError(f"{path} is damaged or has another size than its image. Run skyfall-process again.")
     if not mask.any():
-        raise SceneError(f"{path} masks the whole image. Leave {image.name} out with --images, or fix the mask.")
+        raise SceneError(
+            f"{path} masks the whole image. Leave {image.name} out with --pipeline.datamanager.dataparser.images, "
+            "or fix the mask."
+        )
     return (mask > 0).astype(np.float32)[..., None]
 
 

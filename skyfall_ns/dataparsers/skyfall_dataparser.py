@@ -27,6 +27,8 @@ from skyfall_ns.scene.scene import Scene, SceneImage
 
 PROXY_DISTANCE = 4.0  # from the scene's center to a frustum, in half widths of the scene
 
+FLAG = "--pipeline.datamanager.dataparser."
+
 
 @dataclass
 class SkyfallDataParserConfig(DataParserConfig):
@@ -87,14 +89,14 @@ class SkyfallDataParser(DataParser):
     def _split_images(self, scene: Scene) -> tuple[list[SceneImage], list[SceneImage]]:
         """Training and held-out images, in the scene's order."""
         names = [image.name for image in scene.images]
-        selected = match_image_names(names, self.config.images, "--images", scene)
-        held_out = match_image_names(names, self.config.eval_images, "--eval-images", scene)
+        selected = match_image_names(names, self.config.images, f"{FLAG}images", scene)
+        held_out = match_image_names(names, self.config.eval_images, f"{FLAG}eval-images", scene)
         chosen = [image for image in scene.images if image.name in selected]
         train = [image for image in chosen if image.split == "train" and image.name not in held_out]
         if not train:
             raise SceneError(
                 f"No image of {scene.directory} is left to train on. "
-                f"Widen --images or hold out fewer; the scene has {', '.join(names)}."
+                f"Widen {FLAG}images or hold out fewer; the scene has {', '.join(names)}."
             )
         train_names = {image.name for image in train}
         return train, [image for image in chosen if image.name not in train_names]

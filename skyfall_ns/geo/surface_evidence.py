@@ -24,7 +24,8 @@ PATCH_STEP_M = 3.0  # patches end where neighbors differ by more
 QUANTIZATION_M = 0.05  # of 16-bit heights in the patch search: +-1.6 km
 GROUND_REACH_M = 15.0  # the ground near a cell is the lowest matched height within this distance
 MAX_HEIGHT_ABOVE_GROUND_M = 3.0  # cells that are covered only at greater heights above the ground are not matched
-# Cells within GROWTH_TOLERANCE_M of at least GROWTH_NEIGHBORS of their eight neighbors, if matched, are matched too.
+# Cells within EXPANSION_TOLERANCE_M of at least EXPANSION_NEIGHBORS of their eight neighbors, if matched, are matched
+# too.
 EXPANSION_TOLERANCE_M, EXPANSION_NEIGHBORS = 0.7, 3
 EXPANSION_ROUNDS = 3
 MIN_MATCHED_FRACTION = 0.05  # of the cells: fewer matches are by chance and define no surface
@@ -162,7 +163,7 @@ def large_patches(
 
 
 def _count_fitting_neighbors(height_m, matched) -> Int[ndarray, "h w"]:
-    """Number of the eight neighbors of each cell that are matched within GROWTH_TOLERANCE_M of its height."""
+    """Number of the eight neighbors of each cell that are matched within EXPANSION_TOLERANCE_M of its height."""
     rows, columns = height_m.shape
     padded = np.pad(np.where(matched, height_m, np.inf), 1, constant_values=np.inf)
     around = [padded[r : r + rows, c : c + columns] for r in range(3) for c in range(3) if (r, c) != (1, 1)]

@@ -60,7 +60,7 @@ class EpisodeRunner:
     offload: Callable[[], AbstractContextManager[None]]
     stores: dict[int, EpisodeStore] = field(default_factory=dict)
 
-    def run_episode(self, episode: Episode, show_phase: ShowPhase) -> SyntheticViews:
+    def run(self, episode: Episode, show_phase: ShowPhase) -> SyntheticViews:
         """Render, refine and weight the views of an episode as far as files are missing; return the views to train on.
 
         Raises SystemExit with instructions if views wait for external refinement, TrainingError if files are damaged.

@@ -49,7 +49,8 @@ def check_identity(saved: Mapping[str, Any], normalized: NormalizedScene) -> Non
         raise TrainingError(
             f"The checkpoint was trained on other images than those of {directory}: "
             f"{_describe_difference(saved, expected)}. "
-            "Choose the same with --images and --eval-images, or train from the start without --load-dir."
+            "Choose the same with --pipeline.datamanager.dataparser.images and .eval-images, or train from the start "
+            "without --load-dir."
         )
     for key in ("crs", "origin", "center_m"):
         if saved[key] != expected[key]:

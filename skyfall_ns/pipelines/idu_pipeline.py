@@ -188,7 +188,7 @@ class IduPipeline(SkyfallPipeline):
         first = 1 if self.config.replay_decay > 0 else number
         with checkpoint_state.preserve_rng_state(self.model.device):
             self._views = {
-                n: self._views.get(n) or runner.run_episode(self.episodes[n - 1], status.show_phase)
+                n: self._views.get(n) or runner.run(self.episodes[n - 1], status.show_phase)
                 for n in range(first, number + 1)
             }
         status.remove_from_viewer()

@@ -17,7 +17,6 @@ from skyfall_ns.geo.surface_evidence import MATCHED
 CELL_M = 2.0
 # Search range beyond the tie points' 1st and 99th percentiles: towers and ravines may have no tie points.
 SEARCH_BELOW_M, SEARCH_ABOVE_M = 100.0, 300.0
-BELOW_M, ABOVE_M = 10.0, 8.0  # margins of the box, from the lowest and the highest matched cell
 ABOVE_TIE_POINTS_M = 60.0  # margin from the tie points' 99th percentile without a surface: few are on roofs
 MIN_TIE_POINTS = 20  # with fewer in the area, all tie points are used
 WALL_REACH_M = 6.0  # crops show the lowest and the highest height within this distance of a cell, because of walls
@@ -100,12 +99,12 @@ def relief_from_tie_points(tie_points_m: Float64[ndarray, "n 3"], area_m: Float6
 
 
 def box_heights_m(
-    tie_points_m: Float64[ndarray, "n 3"], matched_m: tuple[float, float] | None, above_m: float = ABOVE_M
+    tie_points_m: Float64[ndarray, "n 3"], matched_m: tuple[float, float] | None, below_m: float, above_m: float
 ) -> tuple[float, float]:
     """Bottom and top of the scene's box: around the heights of the tie points, and of the matched surface if any."""
     low, high = (float(v) for v in np.percentile(tie_points_m[:, 2], [1, 99]))
     lowest, highest = matched_m or (low, high)
-    return min(low, lowest) - BELOW_M, max(high, highest) + above_m
+    return min(low, lowest) - below_m, max(high, highest) + above_m
 
 
 def fill_with_nearest(height_m: Float32[ndarray, "h w"], known: Bool[ndarray, "h w"]) -> Float32[ndarray, "h w"]:

@@ -33,3 +33,6 @@ class ProcessingOptions:
     """Gamma of the tone curve; by default chosen from the images."""
     resolution_m: float = 0.5
     """Cell size of the dense surface in meters."""
+    box_margins_m: tuple[float, float] = (10.0, 8.0)
+    """Margins of the scene's box below the lowest and above the highest matched height, meters: antennas and basements
+    that the coarse surface misses stay in it."""

@@ -13,7 +13,6 @@ from skyfall_ns.processing.area_of_interest import common_area_lonlat, two_view_
 from skyfall_ns.processing.blank_images import find_blank_images
 from skyfall_ns.processing.crops import read_crops, read_matching_view, widen_box
 from skyfall_ns.processing.height_range import (
-    ABOVE_M,
     ABOVE_TIE_POINTS_M,
     Relief,
     box_heights_m,
@@ -122,8 +121,10 @@ def _find_relief_and_box(
                 "no coarse surface is found over the area: its box has the heights of the tie points around it"
             )
     relief, matched_m = found or (relief_from_tie_points(tie_points_m, wide_area_m), None)
-    above_m = ABOVE_M if options.points == "dense" else ABOVE_TIE_POINTS_M
-    bottom, top = box_heights_m(tie_points_m, matched_m, above_m)
+    below_m, above_m = options.box_margins_m
+    if options.points == "sparse":
+        above_m = ABOVE_TIE_POINTS_M
+    bottom, top = box_heights_m(tie_points_m, matched_m, below_m, above_m)
     if requested_m is not None:
         bottom, top = requested_m[0] - ground, requested_m[1] - ground
     return relief, np.array([[*area_m[0], bottom], [*area_m[1], top]])

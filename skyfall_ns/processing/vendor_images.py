@@ -5,7 +5,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,37 @@ MAX_MEGAPIXELS = 100  # of one image's window: 5 km at half a meter
 FULL_WELL_BITS = (8, 10, 11, 12, 14, 16)
 
 
+class WindowCache:
+    """The last window read from a file: windows within it are not read from disk again."""
+
+    def __init__(self) -> None:
+        self._dn: ndarray | None = None  # "h w b"
+        self._col0, self._row0 = 0, 0
+
+    def read_window(self, path: Path, bands: tuple[int, ...], col0: int, row0: int, width: int, height: int) -> ndarray:
+        """Digital numbers "h w b" of a window. Raises RasterioIOError if they cannot be read."""
+        left, top = col0 - self._col0, row0 - self._row0
+        if (
+            self._dn is None
+            or left < 0
+            or top < 0
+            or left + width > self._dn.shape[1]
+            or top + height > self._dn.shape[0]
+        ):
+            self._dn, self._col0, self._row0 = _read_from_disk(path, bands, col0, row0, width, height), col0, row0
+            return self._dn
+        return np.ascontiguousarray(self._dn[top : top + height, left : left + width])
+
+
+def _read_from_disk(path: Path, bands: tuple[int, ...], col0: int, row0: int, width: int, height: int) -> ndarray:
+    window = Window(col0, row0, width, height)  # pyright: ignore[reportCallIssue]  # untyped attrs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as source:
+            dn = source.read(indexes=list(bands), window=window)
+    return np.ascontiguousarray(np.moveaxis(dn, 0, -1))
+
+
 @dataclass(frozen=True)
 class VendorImage:
     """One delivered file: its path, size, RPC and metadata."""
@@ -37,6 +68,7 @@ class VendorImage:
     nodata: float
     acquired: str | None  # ISO 8601
     sun_deg: tuple[float, float] | None  # azimuth from true north, elevation
+    windows: WindowCache = field(default_factory=WindowCache, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -173,15 +205,10 @@ def read_crop(image: VendorImage, corners_px: Float64[ndarray, "n 2"], margin_px
             f"{megapixels:.0f} megapixels of {image.path} are too many for one scene. "
             f"Choose a part of at most {MAX_MEGAPIXELS} with --aoi, or with --center and --size."
         )
-    window = Window(col0, row0, col1 - col0, row1 - row0)  # pyright: ignore[reportCallIssue]  # untyped attrs
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(image.path) as source:
-                dn = source.read(indexes=list(image.bands), window=window)
+        dn = image.windows.read_window(image.path, image.bands, col0, row0, col1 - col0, row1 - row0)
     except RasterioIOError as error:
         raise RasterError(f"{image.path} cannot be read to its end. Copy the vendor's file again.") from error
-    dn = np.ascontiguousarray(np.moveaxis(dn, 0, -1))
     valid = ~np.all(dn == image.nodata, axis=-1)
     if dn.dtype.kind == "f":
         valid &= np.isfinite(dn).all(-1)

@@ -44,8 +44,8 @@ class Images:
     test_images: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Names (without .tif) or globs of images to hold out of training."""
     sun: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=AZIMUTH,ELEVATION ...")] = ()
-    """Sun position for images without it in their metadata: degrees from true north and above the horizon, per name or
-    glob."""
+    """Sun position, which replaces that of an image's metadata: degrees from true north and above the horizon, per name
+    or glob."""
     gamma: float | None = None
     """Brightness of the scene's images: value ** (1 / gamma) after a linear stretch. By default 2.2; for
     images of 8 bits, which may be ready for display, the value that brings their median to mid-gray, at least 1."""

@@ -119,9 +119,9 @@ def test_surface_is_in_local_meters(city_scene):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": ("nowhere*",)}, r"--images nowhere\* matches no image of .*\. It has: view_"),
-        ({"eval_images": ("nowhere*",)}, r"--eval-images nowhere\* matches no image"),
-        ({"eval_images": ("*",)}, r"No image of .* is left to train on\. Widen --images"),
+        ({"images": ("nowhere*",)}, r"dataparser\.images nowhere\* matches no image of .*\. It has: view_"),
+        ({"eval_images": ("nowhere*",)}, r"dataparser\.eval-images nowhere\* matches no image"),
+        ({"eval_images": ("*",)}, r"No image of .* is left to train on\. Widen .*dataparser\.images"),
     ],
 )
 def test_selections_without_training_images_are_refused(city_scene, options, message):

@@ -94,7 +94,7 @@ def test_checkpoints_of_other_images_are_refused(uninterrupted, tmp_path):
     with pytest.raises(TrainingError) as caught:
         resumed.setup(local_rank=0, world_size=1).setup()
     message = str(caught.value)
-    assert f"other images than those of {scene}: it has {names[0]}. Choose the same with --images" in message
+    assert f"other images than those of {scene}: it has {names[0]}. Choose the same with --pipeline.data" in message
     assert message.count(". ") == 1
     text = (scene / "scene.json").read_text()
     (scene / "scene.json").write_text(text.replace(f'"name": "{names[0]}"', '"name": "another"'))

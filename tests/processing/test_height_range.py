@@ -138,10 +138,10 @@ def test_searched_heights_stay_within_the_rpcs_range():
 
 def test_box_contains_tie_points_and_surface():
     tie_points = np.column_stack([np.zeros((200, 2)), np.linspace(0, 40, 200)])
-    assert box_heights_m(tie_points, (5.0, 90.0)) == pytest.approx((-10, 98), abs=1)
-    assert box_heights_m(tie_points, (-30.0, 20.0)) == pytest.approx((-40, 48), abs=1)
-    assert box_heights_m(tie_points, None) == pytest.approx((-10, 48), abs=1)
-    assert box_heights_m(tie_points, None, 60.0) == pytest.approx((-10, 100), abs=1)
+    assert box_heights_m(tie_points, (5.0, 90.0), 10.0, 8.0) == pytest.approx((-10, 98), abs=1)
+    assert box_heights_m(tie_points, (-30.0, 20.0), 10.0, 8.0) == pytest.approx((-40, 48), abs=1)
+    assert box_heights_m(tie_points, None, 10.0, 8.0) == pytest.approx((-10, 48), abs=1)
+    assert box_heights_m(tie_points, None, 10.0, 60.0) == pytest.approx((-10, 100), abs=1)
 
 
 def test_tie_points_outside_the_area_are_used_only_if_few_are_inside():

@@ -26,7 +26,7 @@ from skyfall_ns.geo.rpc import RPC
 from skyfall_ns.geo.rpc_readers import read_rpc
 from skyfall_ns.io.ply import read_ply
 from skyfall_ns.processing.area_of_interest import AreaOfInterest
-from skyfall_ns.processing.height_range import ABOVE_M, ABOVE_TIE_POINTS_M, BELOW_M
+from skyfall_ns.processing.height_range import ABOVE_TIE_POINTS_M
 from skyfall_ns.processing.options import ProcessingOptions
 from skyfall_ns.processing.process import process_scene
 from skyfall_ns.processing.scene_volume import BORDER_M, COMMON_AREA_MARGIN_M
@@ -74,7 +74,7 @@ def test_heights_and_frame_follow_the_tie_points(true_scene):
     frame = scene.frame
     assert frame.crs == "EPSG:32636" and frame.origin[0] % 1 == 0 and frame.origin[1] % 1 == 0
     assert frame.origin[2] == pytest.approx(GROUND_M, abs=0.1)
-    np.testing.assert_allclose(scene.box_m[:, 2], [-BELOW_M, ABOVE_M], atol=5.0)  # a step of the coarse surface is 4 m
+    np.testing.assert_allclose(scene.box_m[:, 2], [-10.0, 8.0], atol=5.0)  # a step of the coarse surface is 4 m
     np.testing.assert_allclose(scene.box_m[1, :2] - scene.box_m[0, :2], 70, atol=0.1)
     np.testing.assert_allclose(scene.box_m[:, :2].mean(0), 0, atol=1.0)  # the origin is rounded to whole meters
 
@@ -205,7 +205,7 @@ def test_sparse_points_are_the_kept_tie_points(biased_scene):
     tie_points = frame.from_geodetic(result.adjustment.lonlath[result.adjustment.inliers])
     np.testing.assert_allclose(points.xyz_m, tie_points, atol=1e-4)
     assert result.surface is None and result.scene.surface is None
-    np.testing.assert_allclose(result.scene.box_m[:, 2], [-BELOW_M, ABOVE_TIE_POINTS_M], atol=0.5)
+    np.testing.assert_allclose(result.scene.box_m[:, 2], [-10.0, ABOVE_TIE_POINTS_M], atol=0.5)
 
 
 def test_observations_are_pixels_of_the_scenes_images(biased_scene):

@@ -123,3 +123,20 @@ def test_truncated_file_is_named(tmp_path):
     paths[0].write_bytes(data[: len(data) // 2])
     with pytest.raises(RasterError, match=r"view_1.tif (cannot be read|is not an image|has no RPC).*\. "):
         read_crop(open_images(paths)[0], np.array([[0.0, 0], [SIZE - 1, SIZE - 1]]), 0)
+
+
+def test_windows_within_one_that_was_read_are_not_read_again(tmp_path, monkeypatch):
+    image = open_images(write_vendor_images(tmp_path))[0]
+    outer = read_crop(image, np.array([[20.0, 30.0], [180.0, 190.0]]), 0)
+    plain = read_crop(open_images(write_vendor_images(tmp_path))[0], np.array([[50.0, 60.0], [120.0, 140.0]]), 5)
+    monkeypatch.setattr(vendor_images, "_read_from_disk", lambda *_: pytest.fail("read again"))
+    inner = read_crop(image, np.array([[50.0, 60.0], [120.0, 140.0]]), 5)
+    assert (inner.col0, inner.row0) == (plain.col0, plain.row0) and np.array_equal(inner.dn, plain.dn)
+    assert inner.dn.flags.owndata and not np.shares_memory(inner.dn, outer.dn)
+
+
+def test_a_window_beyond_the_one_that_was_read_is_read(tmp_path):
+    path = write_vendor_images(tmp_path)
+    image, corners = open_images(path)[0], np.array([[10.0, 10.0], [150.0, 150.0]])
+    read_crop(image, np.array([[50.0, 60.0], [120.0, 140.0]]), 0)
+    assert np.array_equal(read_crop(image, corners, 0).dn, read_crop(open_images(path)[0], corners, 0).dn)

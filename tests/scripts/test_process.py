@@ -272,6 +272,7 @@ def test_invalid_cities_are_refused(call_command, tmp_path, flags, message):
     assert code == 1 and message in err and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_kahramanmaras_within_time_and_memory(kahramanmaras, real_data, tmp_path):
     """Four raw images with RPC biases of 6 to 9 pixels between dates: the published numbers, on two cores."""
     arguments = ["images", "--images", *map(str, kahramanmaras), "--output-dir", str(tmp_path / "scene")]
@@ -296,6 +297,7 @@ def test_kahramanmaras_within_time_and_memory(kahramanmaras, real_data, tmp_path
     assert report["cameras"]["post_event_img2"]["acquired"] == "2023-04-15"
 
 
+@pytest.mark.slow
 def test_height_of_the_great_pyramid(call_command, real_data, tmp_path):
     """138.5 m above its base, from a pair with a convergence angle of only 4.6 degrees."""
     images = sorted((real_data / "giza_phr_pair/images").glob("*.tif"))

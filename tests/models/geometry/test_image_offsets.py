@@ -98,6 +98,7 @@ def train_offsets(pipeline, steps: int) -> np.ndarray:
     return np.array([offsets[name] for name in names])
 
 
+@pytest.mark.slow
 def test_the_bias_of_a_camera_is_recovered(pipeline):
     """One of four cameras projects half a pixel too far east; the offset of its image compensates most of it."""
     cameras = pipeline.datamanager.train_dataset.cameras
