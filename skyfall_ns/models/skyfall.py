@@ -165,9 +165,9 @@ class SkyfallModel(SplatfactoModel):
         cropped = self.crop_box is not None and not self.training
         keep = self.crop_box.within(self.means).squeeze(-1) if cropped else None  # type: ignore[union-attr]
         absgrad = self.training and self.densifier.needs_absgrad(self.step)
-        appearance = self._camera_appearance(camera)
-        options = {"appearance": appearance, "absgrad": absgrad, "keep": keep, "gradient_scale": scale}
-        rendering = self.renderer.render(view, image, **options)
+        rendering = self.renderer.render(
+            view, image, appearance=self._camera_appearance(camera), absgrad=absgrad, keep=keep, gradient_scale=scale
+        )
         self.last_size = (view.height, view.width)
         if self.training:
             self.info = rendering.info

@@ -43,7 +43,7 @@ class WindowCache:
         ):
             self._dn, self._col0, self._row0 = _read_from_disk(path, bands, col0, row0, width, height), col0, row0
             return self._dn
-        return np.ascontiguousarray(self._dn[top : top + height, left : left + width])
+        return self._dn[top : top + height, left : left + width].copy()
 
 
 def _read_from_disk(path: Path, bands: tuple[int, ...], col0: int, row0: int, width: int, height: int) -> ndarray:

@@ -62,9 +62,7 @@ class AffineColor:
 class LinearDecoder(nn.Module):
     """Gain and offset, linear in the Gaussian embedding and in the image embedding."""
 
-    init_std = (
-        IMAGE_EMBEDDING_DIM**-0.5
-    )  # of image embeddings: length 1, so that a step changes all appearances equally
+    init_std = IMAGE_EMBEDDING_DIM**-0.5  # embeddings of length 1, so that a step changes all appearances equally
 
     def __init__(self, bands: int = 3) -> None:
         super().__init__()
