@@ -24,7 +24,8 @@ from rasterizer import describe_machine
 from skyfall_ns.export.dsm import Dsm
 from skyfall_ns.geo.dsm_comparison import compare_dsm
 from skyfall_ns.geo.frame import LocalFrame
-from skyfall_ns.geo.raster import Grid, Raster, read_raster
+from skyfall_ns.geo.grid import Grid
+from skyfall_ns.geo.raster import Raster, read_raster
 from skyfall_ns.models.geometry.height_map import (
     DEPTH_TOLERANCE_M,
     MAX_LAYER_GAP_M,
@@ -70,7 +71,8 @@ def render_from_above(
     seconds of the second rendering (the first one compiles kernels)."""
     cell_m = grid.resolution_m
     size = oversampling * (grid.width + 2), oversampling * (grid.height + 2)
-    view = nadir_view_of_grid(normalized, grid.x_min_m - cell_m, grid.y_max_m + cell_m, cell_m / oversampling, *size)
+    pixels = Grid(grid.x_min_m - cell_m, grid.y_max_m + cell_m, cell_m / oversampling, *size)
+    view = nadir_view_of_grid(normalized, pixels)
     for _ in range(2):
         start = time.perf_counter()
         rendering = pick_rasterizer("cpu")(gaussians, torch.zeros(len(gaussians.means), 0), view)

@@ -12,18 +12,17 @@ from scipy.ndimage import map_coordinates
 
 from skyfall_ns.errors import CrsError
 from skyfall_ns.geo.frame import TOPOCENTRIC, LocalFrame, check_frame_crs, parse_crs, utm_crs
-from skyfall_ns.geo.raster import Grid, write_raster
+from skyfall_ns.geo.grid import Grid
+from skyfall_ns.geo.raster import write_raster
 
 NODATA = -9999.0
 TAGS = {"HEIGHTS": "ellipsoidal (WGS84), meters", "SOFTWARE": "skyfall-ns"}
 
 
 class HeightRenderer(Protocol):
-    """Renders heights (local meters, NaN where there is no surface) on a north-up grid; see `models.renderer`."""
+    """Renders heights (local meters, NaN: no surface) of a grid; see `models/geometry/height_map.py`."""
 
-    def render_heights(
-        self, x_min_m: float, y_max_m: float, resolution_m: float, width: int, height: int
-    ) -> Float[ndarray, "h w"]: ...
+    def render_heights(self, grid: Grid) -> Float[ndarray, "h w"]: ...
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,7 @@ def render_dsm(
 
 
 def _render_grid(renderer: HeightRenderer, grid: Grid) -> Float[ndarray, "h w"]:
-    height = renderer.render_heights(grid.x_min_m, grid.y_max_m, grid.resolution_m, grid.width, grid.height)
-    return height.astype(np.float64)
+    return renderer.render_heights(grid).astype(np.float64)
 
 
 def _render_resampled(
@@ -101,8 +99,7 @@ def _render_resampled(
     target = Grid.covering_box(np.stack([outline.min(0), outline.max(0)]), resolution_m)
     x, y = np.meshgrid(target.x_m(), target.y_m())
     local = frame.from_crs(np.stack([x, y, np.full_like(x, outline[:, 2].mean())], -1), crs)
-    column = (local[..., 0] - source.x_min_m) / source.resolution_m - 0.5
-    row = (source.y_max_m - local[..., 1]) / source.resolution_m - 0.5
+    row, column = source.locate(local[..., 0], local[..., 1])
     sampled = map_coordinates(np.nan_to_num(height), [row, column], order=1, mode="constant", cval=0.0)
     known = map_coordinates(np.isfinite(height).astype(np.float32), [row, column], order=1, mode="constant", cval=0.0)
     projected = frame.to_crs(np.stack([local[..., 0], local[..., 1], sampled], -1), crs)

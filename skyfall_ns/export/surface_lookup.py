@@ -22,8 +22,7 @@ class SurfaceSamples:
 def sample_surface(surface: SurfaceLayers, x_m: Float[ndarray, "*n"], y_m: Float[ndarray, "*n"]) -> SurfaceSamples:
     """Sample the surface at local positions: source and height of the nearest cell, and sigma bilinearly between the
     cells that have one; NaN where the nearest cell has no sigma."""
-    column = (x_m - surface.x_min_m) / surface.resolution_m - 0.5
-    row = (surface.y_max_m - y_m) / surface.resolution_m - 0.5
+    row, column = surface.grid.locate(x_m, y_m)
     nearest = np.rint(row), np.rint(column)
     source, height = _cell_values(surface.source, *nearest, 0), _cell_values(surface.height_m, *nearest, np.nan)
     total, weights = np.zeros(row.shape), np.zeros(row.shape)

@@ -14,10 +14,10 @@ from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
 from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.geo.grid import Grid
 from skyfall_ns.geo.image_pairs import height_step_m, select_stereo_pairs
 from skyfall_ns.geo.matching_cost import MatchingOptions, PlaneWarp, SearchLimits, cost_volume
 from skyfall_ns.geo.matching_images import MatchingImages
-from skyfall_ns.geo.raster import Grid
 from skyfall_ns.geo.ray_consistency import distances_along_rays_m
 from skyfall_ns.geo.sgm import aggregate_costs
 from skyfall_ns.geo.surface_evidence import classify_heights

@@ -14,7 +14,7 @@ from numba import njit
 from numpy import ndarray
 
 from skyfall_ns.geo.cameras import AffineCamera
-from skyfall_ns.geo.raster import Grid
+from skyfall_ns.geo.grid import Grid
 from skyfall_ns.geo.threads import thread_pool
 
 COST_UNIT = 100  # per unit of (1 - correlation)

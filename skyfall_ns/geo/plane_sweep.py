@@ -21,11 +21,11 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.geo.grid import Grid
 from skyfall_ns.geo.height_sigma import height_sigma_m
 from skyfall_ns.geo.image_pairs import CONVERGENCE_DEG, height_step_m, select_stereo_pairs
 from skyfall_ns.geo.matching_cost import COST_UNIT, MatchingOptions, PlaneWarp, SearchLimits, cost_volume
 from skyfall_ns.geo.matching_images import MatchingImages
-from skyfall_ns.geo.raster import Grid
 from skyfall_ns.geo.ray_consistency import distances_along_rays_m
 from skyfall_ns.geo.sgm import aggregate_costs
 from skyfall_ns.geo.surface_evidence import (

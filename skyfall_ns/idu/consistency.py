@@ -42,7 +42,7 @@ class Consistency:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON for manifests."""
-        return {"psnr": self.psnr, "ssim": self.ssim, "pairs": self.pairs, "seen": self.overlap}
+        return {"psnr": self.psnr, "ssim": self.ssim, "pairs": self.pairs, "overlap": self.overlap}
 
 
 @dataclass
@@ -119,7 +119,7 @@ def consistency_weight(
 
 def assess_episode(store: EpisodeStore, progress: bool = True) -> dict[str, Any]:
     """Write the weights of an episode's refined images where they are missing, and record the consistency of its views
-    before and after refinement in its manifest: {"raw": {"psnr", "ssim", "pairs", "seen"}, "refined": {...}}.
+    before and after refinement in its manifest: {"raw": {"psnr", "ssim", "pairs", "overlap"}, "refined": {...}}.
 
     An episode that is assessed already is not assessed again. Raises TrainingError if renders or refined images are
     missing."""

@@ -98,10 +98,12 @@ class EpisodeRunner:
         if not store.missing_renders() and not pairs:
             return
         training, self.renderer.training = self.renderer.training, False
-        render_views(self.renderer, store, self.settings.image)
-        if pairs:
-            render_training_pairs(self.renderer, self.datamanager, store, self.settings.image, pairs)
-        self.renderer.training = training
+        try:
+            render_views(self.renderer, store, self.settings.image)
+            if pairs:
+                render_training_pairs(self.renderer, self.datamanager, store, self.settings.image, pairs)
+        finally:
+            self.renderer.training = training
         store.record_phase("render", time.perf_counter() - start, peak_memory_bytes(self.renderer.device))
 
     def refine_missing(self, store: EpisodeStore) -> None:

@@ -15,6 +15,7 @@ from skyfall_ns.errors import TrainingError
 from skyfall_ns.idu.episode_store import EpisodeStore
 from skyfall_ns.refiners.base import Refiner, RefinerConfig
 from skyfall_ns.refiners.model_loading import empty_cache
+from skyfall_ns.refiners.options import FLAG
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,11 @@ class RefineReport:
 
 
 def refine_episode(
-    store: EpisodeStore,
-    config: RefinerConfig,
-    device: torch.device,
-    progress: bool = True,
-    flag: str = "--pipeline.refiner.",
+    store: EpisodeStore, config: RefinerConfig, device: torch.device, progress: bool = True
 ) -> RefineReport:
     """Refine the views without a refined image; the refiner is loaded only if there are any.
 
-    Raises TrainingError if renders are missing, or if the device has too little memory for one view (`flag`: prefix of
-    the options in that message)."""
+    Raises TrainingError if renders are missing, or if the device has too little memory for one view."""
     store.set_refiner(config.identity(store.path), config.generative)
     missing = store.missing_refined()
     if not missing:
@@ -53,14 +49,14 @@ def refine_episode(
             tqdm(total=len(missing), desc="Refining", unit="view", leave=False, file=sys.stderr,
                  disable=None if progress else True)
         )  # fmt: skip
-        refine = _load_refiner(stack, config, device, store, flag)
+        refine = _load_refiner(stack, config, device, store)
         batch, batch_start = max(config.batch, 1), start
         while missing:
             names = missing[:batch]
             images = _refine_batch(refine, store, names)
             if images is None:
                 empty_cache(device)
-                batch = _halve_batch(len(names), flag)
+                batch = _halve_batch(len(names))
                 continue
             for name, image in zip(names, images, strict=True):
                 kept_count += not _write_image(store, name, image)
@@ -84,13 +80,11 @@ def peak_memory_bytes(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _load_refiner(
-    stack: ExitStack, config: RefinerConfig, device: torch.device, store: EpisodeStore, flag: str
-) -> Refiner:
+def _load_refiner(stack: ExitStack, config: RefinerConfig, device: torch.device, store: EpisodeStore) -> Refiner:
     try:
         return stack.enter_context(config.load(device, store.path))
     except torch.OutOfMemoryError as error:
-        raise _out_of_memory_error(flag) from error
+        raise _out_of_memory_error() from error
 
 
 def _refine_batch(refine: Refiner, store: EpisodeStore, names: Sequence[str]) -> list[Tensor] | None:
@@ -101,9 +95,9 @@ def _refine_batch(refine: Refiner, store: EpisodeStore, names: Sequence[str]) ->
         return None
 
 
-def _halve_batch(batch: int, flag: str) -> int:
+def _halve_batch(batch: int) -> int:
     if batch == 1:
-        raise _out_of_memory_error(flag)
+        raise _out_of_memory_error()
     warnings.warn(f"Memory ran out with {batch} views per batch; continuing with {batch // 2}.", stacklevel=3)
     return batch // 2
 
@@ -116,10 +110,10 @@ def _write_image(store: EpisodeStore, name: str, image: Tensor) -> bool:
     return is_finite
 
 
-def _out_of_memory_error(flag: str) -> TrainingError:
+def _out_of_memory_error() -> TrainingError:
     return TrainingError(
         "The device has too little memory to refine even a single view. "
-        f"Pass {flag}diffusion.offload model or group, {flag}diffusion.quantize fp8 or nf4, or a smaller "
+        f"Pass {FLAG}.offload model or group, {FLAG}.quantize fp8 or nf4, or a smaller "
         "--pipeline.curriculum.size-px."
     )
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from skyfall_ns.geo.grid import Grid
 from skyfall_ns.models.appearance.lighting import (
     MIN_ALPHA,
     AppearanceModel,
@@ -147,11 +148,9 @@ class Renderer:
         gaussians = self.gaussians()
         return self.rasterize(view, gaussians, gaussians.means.new_zeros(len(gaussians.means), 0))
 
-    def render_heights(
-        self, x_min_m: float, y_max_m: float, resolution_m: float, width: int, height: int
-    ) -> np.ndarray:
+    def render_heights(self, grid: Grid) -> np.ndarray:
         """Render heights "h w" (local meters) of a north-up grid; see `height_map.render_height_map`."""
-        return render_height_map(self.gaussians(), self.normalized, x_min_m, y_max_m, resolution_m, width, height)
+        return render_height_map(self.gaussians(), self.normalized, grid)
 
     def albedo(self, view: View | None = None) -> Float[Tensor, "n b"]:
         """Albedo of each Gaussian, one band or three, in the direction of a view (None: the constant harmonic)."""

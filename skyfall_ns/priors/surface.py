@@ -50,8 +50,8 @@ def surface_height_field(normalized: NormalizedScene) -> HeightField | None:
         return None
     scale, center = normalized.scale, normalized.center_m
     heights = np.where(known, (surface.height_m - center[2]) * scale, np.nan).astype(np.float32)
-    west, north = (surface.x_min_m - center[0]) * scale, (surface.y_max_m - center[1]) * scale
-    return HeightField(torch.from_numpy(heights), west, north, surface.resolution_m * scale)
+    west, north = (surface.grid.x_min_m - center[0]) * scale, (surface.grid.y_max_m - center[1]) * scale
+    return HeightField(torch.from_numpy(heights), west, north, surface.grid.resolution_m * scale)
 
 
 def camera_rays(camera: View) -> tuple[Float[Tensor, "3"], Float[Tensor, "h w 3"]]:

@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 
 from skyfall_ns.geo.cameras import AffineCamera
 from skyfall_ns.geo.coarse_surface import match_coarse_surface
-from skyfall_ns.geo.raster import Grid
+from skyfall_ns.geo.grid import Grid
 from skyfall_ns.geo.surface_evidence import MATCHED
 
 CELL_M = 2.0

@@ -6,7 +6,7 @@ from numba import njit
 from numpy import ndarray
 
 from skyfall_ns.geo.cameras import AffineCamera, quadratic_monomials
-from skyfall_ns.geo.raster import Grid
+from skyfall_ns.geo.grid import Grid
 
 MAX_STEP_M = 2.0  # of height along a line of sight; smaller where that would skip a cell
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from skyfall_ns.errors import SceneError
+from skyfall_ns.geo.grid import Grid
 from skyfall_ns.scene.scene import Scene
 
 
@@ -20,9 +21,7 @@ class SurfaceLayers:
     confidence: Float32[np.ndarray, "h w"]
     source: UInt8[np.ndarray, "h w"]
     sigma_m: Float32[np.ndarray, "h w"]
-    x_min_m: float
-    y_max_m: float
-    resolution_m: float
+    grid: Grid
 
 
 def read_surface_layers(scene: Scene) -> SurfaceLayers | None:
@@ -45,7 +44,8 @@ def read_surface_layers(scene: Scene) -> SurfaceLayers | None:
             f"{scene.directory / str(scene.surface)} and its confidence, source and sigma differ in size. "
             "Run skyfall-process again."
         )
-    return SurfaceLayers(height - np.float32(scene.frame.origin[2]), confidence, source, sigma, *scene.surface_grid)
+    grid = Grid(*scene.surface_grid, width=height.shape[1], height=height.shape[0])
+    return SurfaceLayers(height - np.float32(scene.frame.origin[2]), confidence, source, sigma, grid)
 
 
 def _read_band(path: Path, dtype: type) -> np.ndarray:

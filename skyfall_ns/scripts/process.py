@@ -1,18 +1,13 @@
 """`skyfall-process`: vendor images (GeoTIFF + RPC), or a synthetic city, to a scene directory."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from skyfall_ns.scripts._cli import run_command
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from skyfall_ns.processing.options import ProcessingOptions
+from skyfall_ns.scripts._processing import StagePrinter, print_next_steps, process_and_report
 
 
 @dataclass(frozen=True)
@@ -69,9 +64,9 @@ class Images:
             gamma=self.gamma,
         )
         inputs = [*self.images, *([self.aoi] if self.aoi else [])]
-        with _StagePrinter() as stages, atomic_directory(self.output_dir, self.force, inputs) as directory:
-            _process_and_report(self.images, directory, options, stages)
-        _print_next_steps(self.output_dir)
+        with StagePrinter() as stages, atomic_directory(self.output_dir, self.force, inputs) as directory:
+            process_and_report(self.images, directory, options, stages)
+        print_next_steps(self.output_dir)
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ class City:
         from skyfall_ns.processing.options import ProcessingOptions
         from skyfall_ns.synthetic_city import write_city
 
-        with _StagePrinter() as stages, atomic_directory(self.output_dir, self.force) as directory:
+        with StagePrinter() as stages, atomic_directory(self.output_dir, self.force) as directory:
             stages.announce_stage("Building the city")
             city = write_city(
                 directory,
@@ -113,63 +108,10 @@ class City:
             )
             held_out = (city.images[-1].stem,) if self.views >= 5 else ()
             area = AreaOfInterest(center=city.center, size_m=city.size_m)
-            _process_and_report(
+            process_and_report(
                 city.images, directory, ProcessingOptions(area=area, points=self.points, test_images=held_out), stages
             )
-        _print_next_steps(self.output_dir)
-
-
-class _StagePrinter:
-    """Prints the current stage; shows a progress bar if the stage reports progress and the output is a terminal."""
-
-    def __init__(self) -> None:
-        self._text = ""
-        self._bar: tqdm | None = None
-
-    def __enter__(self) -> "_StagePrinter":
-        return self
-
-    def announce_stage(self, text: str) -> None:
-        """Print the next stage."""
-        self.__exit__()
-        self._text = text
-        print(f"- {text}", flush=True)
-
-    def show_progress(self, done: int, total: int) -> None:
-        """Update the progress bar of the stage."""
-        from tqdm import tqdm
-
-        if self._bar is None:
-            self._bar = tqdm(desc=f"  {self._text}", total=total, unit="", leave=False, file=sys.stderr, disable=None)
-        self._bar.update(done - self._bar.n)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-def _process_and_report(
-    images: tuple[Path, ...], directory: Path, options: "ProcessingOptions", stages: _StagePrinter
-) -> None:
-    from skyfall_ns.processing.process import process_scene
-    from skyfall_ns.processing.report import write_reports
-
-    result = process_scene(images, directory, options, stages.announce_stage, stages.show_progress)
-    stages.announce_stage("Writing the report")
-    report = write_reports(directory, result)
-    adjustment, heights = report["adjustment"], report["heights_m"]
-    if report["surface"]:
-        print("Surface: {matched:.0%} matched, {filled:.0%} filled, {unknown:.0%} unknown".format(**report["surface"]))
-    print(
-        f"{adjustment['tracks']} tie points: {adjustment['median_px_before']:.2f} px residual before adjustment, "
-        f"{adjustment['median_px_after']:.2f} px after; heights {heights['p1']:.0f} to {heights['p99']:.0f} m; "
-        f"{report['points']['count']:,} points; {report['seconds']['total']:.0f} s"
-    )
-
-
-def _print_next_steps(directory: Path) -> None:
-    print(f"Scene: {directory}\nReport: {directory / 'report.html'}\nNext: ns-train skyfall --data {directory}")
+        print_next_steps(self.output_dir)
 
 
 IMPORTERS: dict[str, type] = {"images": Images, "city": City}

@@ -42,8 +42,14 @@ class Refine:
     def main(self, arguments: Sequence[str]) -> None:
         """Refine the episodes one after another, assess their consistency and print a summary of each.
 
-        `arguments` are those of the command line, which override the options of each episode.
-        """
+        `arguments` are those of the command line, which override the options of each episode. Errors name the options
+        as this command calls them."""
+        try:
+            self._refine_episodes(arguments)
+        except TrainingError as error:
+            raise TrainingError(str(error).replace("--pipeline.refiner.", "--refiner.")) from error
+
+    def _refine_episodes(self, arguments: Sequence[str]) -> None:
         from skyfall_ns.idu.episode_store import EpisodeStore, find_episodes
 
         device = _pick_device(self.device)
@@ -81,7 +87,7 @@ def refine_and_assess(episode: "EpisodeStore", config: Any, device: "torch.devic
     from skyfall_ns.idu.episode_overview import write_overview
     from skyfall_ns.idu.refinement import refine_episode
 
-    result = refine_episode(episode, config, device, flag="--refiner.")
+    result = refine_episode(episode, config, device)
     settings = {"refiner": episode.manifest.refiner, "generative": config.generative, "views": len(episode.view_names)}
     counts = {"refined": result.refined_count, "kept": result.kept_count}
     cost = {"seconds": result.seconds, "peak_memory_bytes": result.peak_memory_bytes}

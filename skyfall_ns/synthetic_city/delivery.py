@@ -12,7 +12,8 @@ from numpy import ndarray
 
 from skyfall_ns.errors import SceneError
 from skyfall_ns.geo.frame import TOPOCENTRIC, LocalFrame
-from skyfall_ns.geo.raster import Grid, write_raster
+from skyfall_ns.geo.grid import Grid
+from skyfall_ns.geo.raster import write_raster
 from skyfall_ns.geo.rpc import RPC
 from skyfall_ns.io.files import write_json
 from skyfall_ns.io.images import bgr_image, write_png

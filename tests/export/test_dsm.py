@@ -26,9 +26,9 @@ def surface_height_m(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 class KnownSurfaceRenderer:
     """Renders a known surface, with a hole southwest of (-50, -30)."""
 
-    def render_heights(self, x_min_m, y_max_m, resolution_m, width, height):
-        x = x_min_m + (np.arange(width) + 0.5) * resolution_m
-        y = y_max_m - (np.arange(height)[:, None] + 0.5) * resolution_m
+    def render_heights(self, grid):
+        x = grid.x_min_m + (np.arange(grid.width) + 0.5) * grid.resolution_m
+        y = grid.y_max_m - (np.arange(grid.height)[:, None] + 0.5) * grid.resolution_m
         hole = (x < -50) & (y < -30)
         return np.where(hole, np.nan, surface_height_m(x, y)).astype(np.float32)
 

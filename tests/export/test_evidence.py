@@ -13,6 +13,7 @@ from pyproj import Transformer
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.export.dsm_export import DsmExport
 from skyfall_ns.export.surface_lookup import sample_surface
+from skyfall_ns.geo.grid import Grid
 from skyfall_ns.method_configs import skyfall
 from skyfall_ns.pipelines import load_run
 from skyfall_ns.scene.height_grid import SurfaceLayers
@@ -113,8 +114,9 @@ def test_sigma_is_the_displacement_where_training_moved_heights(model, export):
 
 
 def make_surface(height, sigma, source) -> SurfaceLayers:
-    layers = (np.asarray(v, np.float32) for v in (height, np.ones_like(height)))
-    return SurfaceLayers(*layers, np.asarray(source, np.uint8), np.asarray(sigma, np.float32), 10.0, 20.0, 2.0)
+    layers = [np.asarray(v, np.float32) for v in (height, np.ones_like(height))]
+    grid = Grid(10.0, 20.0, 2.0, *layers[0].shape[::-1])
+    return SurfaceLayers(*layers, np.asarray(source, np.uint8), np.asarray(sigma, np.float32), grid)
 
 
 def test_samples_of_a_surface():

@@ -9,6 +9,7 @@ from scipy.ndimage import median_filter
 
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.geo.grid import Grid
 from skyfall_ns.geo.image_pairs import MAX_PARTNERS, convergence_deg, height_step_m, select_stereo_pairs
 from skyfall_ns.geo.matching_images import hue_layers
 from skyfall_ns.geo.plane_sweep import (
@@ -18,7 +19,6 @@ from skyfall_ns.geo.plane_sweep import (
     _search_limits,
     match_dense_surface,
 )
-from skyfall_ns.geo.raster import Grid
 from skyfall_ns.geo.surface_evidence import FILLED, MATCHED, UNKNOWN
 from skyfall_ns.geo.surface_points import sample_surface_points
 from skyfall_ns.geo.visibility import lowest_visible_m

@@ -7,7 +7,8 @@ import rasterio
 from rasterio.transform import Affine
 
 from skyfall_ns.errors import RasterError
-from skyfall_ns.geo.raster import Grid, Raster, read_raster, write_raster
+from skyfall_ns.geo.grid import Grid
+from skyfall_ns.geo.raster import Raster, read_raster, write_raster
 
 GEOREFERENCE = {"crs": "EPSG:32637", "transform": Affine(0.5, 0, 315000.0, 0, -0.5, 4162000.0)}
 

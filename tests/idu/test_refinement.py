@@ -186,8 +186,8 @@ def test_model_that_does_not_fit_is_reported(store):
         def load(self, device, episode):
             raise torch.OutOfMemoryError("out of memory")
 
-    with pytest.raises(TrainingError, match=r"--refiner\.diffusion\.offload"):
-        refine_episode(store, LargeRefiner(), CPU, progress=False, flag="--refiner.")
+    with pytest.raises(TrainingError, match=r"--pipeline\.refiner\.diffusion\.offload"):
+        refine_episode(store, LargeRefiner(), CPU, progress=False)
 
 
 def test_images_with_nan_are_replaced_by_renders(store):

@@ -33,10 +33,8 @@ def test_weight_0_turns_the_surface_loss_off(model):
 
 def test_heights_are_meters_and_independent_of_tiles(model):
     surface = model.normalized.surface
-    rows, columns = surface.height_m.shape
-    grid = (surface.x_min_m, surface.y_max_m, surface.resolution_m, columns, rows)
-    whole = model.renderer.render_heights(*grid)
-    tiled = render_height_map(model.renderer.gaussians(), model.normalized, *grid, tile=50)
+    whole = model.renderer.render_heights(surface.grid)
+    tiled = render_height_map(model.renderer.gaussians(), model.normalized, surface.grid, tile=50)
     np.testing.assert_array_equal(np.isfinite(tiled), np.isfinite(whole))
     difference = np.abs(tiled - whole)[np.isfinite(whole)]
     assert (difference < 2e-3).mean() > 0.9995  # the other pixels are at the threshold between two depths:

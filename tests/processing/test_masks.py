@@ -3,7 +3,7 @@
 import numpy as np
 
 from skyfall_ns.geo.cameras import AffineCamera
-from skyfall_ns.geo.raster import Grid
+from skyfall_ns.geo.grid import Grid
 from skyfall_ns.processing.masks import visible_area_mask
 
 GRID = Grid(-30.0, 30.0, 0.5, 120, 120)

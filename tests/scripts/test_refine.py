@@ -183,6 +183,13 @@ def test_missing_and_unsupported_input_is_an_error(idu, call_command, tmp_path, 
     assert "manifest.json is damaged" in call_command(refine, idu)
 
 
+def test_errors_name_the_options_of_this_command(idu, call_command):
+    output = call_command(
+        refine, idu, "--device", "cpu", "--refiner.name", "bilateral", "--refiner.bilateral.color", "2"
+    )
+    assert "--refiner.bilateral.color" in output and "--pipeline" not in output
+
+
 def test_cuda_without_a_gpu_is_refused(idu, call_command, monkeypatch):
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(is_available=lambda: False))
     assert "finds no CUDA device on this machine. Pass --device cpu" in call_command(refine, idu, "--device", "cuda")

@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from skyfall_ns.geo.grid import Grid
 from skyfall_ns.models.appearance.lighting import normals_from_quats
 from skyfall_ns.models.config import SkyfallModelOptions
 from skyfall_ns.models.rasterizers import Gaussians, pick_rasterizer
@@ -32,35 +33,28 @@ def nadir_height_m(depth: Float[Tensor, "*n"], normalized: NormalizedScene) -> F
     return (DEPTH_OFFSET - depth) / normalized.scale + normalized.center_m[2]
 
 
-def nadir_view_of_grid(
-    normalized: NormalizedScene, x_min_m: float, y_max_m: float, cell_m: float, width: int, height: int
-) -> View:
-    """The nadir view of a north-up grid in local meters."""
+def nadir_view_of_grid(normalized: NormalizedScene, grid: Grid) -> View:
+    """The nadir view of a grid, one pixel per cell."""
     scale, center = normalized.scale, normalized.center_m
-    return nadir_view((x_min_m - center[0]) * scale, (y_max_m - center[1]) * scale, cell_m * scale, width, height)
+    west, north = (grid.x_min_m - center[0]) * scale, (grid.y_max_m - center[1]) * scale
+    return nadir_view(west, north, grid.resolution_m * scale, grid.width, grid.height)
 
 
 @torch.no_grad()
 def render_height_map(
-    gaussians: Gaussians, normalized: NormalizedScene, x_min_m: float, y_max_m: float, cell_m: float, width: int,
-    height: int, tile: int = 680,
-) -> Float32[np.ndarray, "h w"]:  # fmt: skip
-    """Render the nadir height map of a north-up grid: local meters, NaN where the center of a cell is not solid.
+    gaussians: Gaussians, normalized: NormalizedScene, grid: Grid, tile: int = 680
+) -> Float32[np.ndarray, "h w"]:
+    """Render the nadir height map of a grid: local meters, NaN where the center of a cell is not solid.
 
     A height is the median of a window around the center of its cell. Tiles are rendered one by one, and always on the
     CPU, so that a scene has the same heights on every device."""
     gaussians = straighten_walls(gaussians)
-    no_channels, rasterize, subcell_m = torch.zeros(len(gaussians.means), 0), pick_rasterizer("cpu"), cell_m / SUBCELLS
-    heights = np.zeros((height, width), np.float32)
-    for row in range(0, height, tile):
-        for column in range(0, width, tile):
-            block = (slice(row, min(row + tile, height)), slice(column, min(column + tile, width)))
-            west, north = (
-                x_min_m + (column - 1) * cell_m,
-                y_max_m - (row - 1) * cell_m,
-            )  # one cell of margin on each side
-            size = SUBCELLS * (block[1].stop - column + 2), SUBCELLS * (block[0].stop - row + 2)
-            rendering = rasterize(gaussians, no_channels, nadir_view_of_grid(normalized, west, north, subcell_m, *size))
+    no_channels, rasterize = torch.zeros(len(gaussians.means), 0), pick_rasterizer("cpu")
+    heights, subcell_m = np.zeros((grid.height, grid.width), np.float32), grid.resolution_m / SUBCELLS
+    for row in range(0, grid.height, tile):
+        for column in range(0, grid.width, tile):
+            block = slice(row, min(row + tile, grid.height)), slice(column, min(column + tile, grid.width))
+            rendering = rasterize(gaussians, no_channels, nadir_view_of_grid(normalized, _subcell_grid(grid, block)))
             depth = rendering.surface_depth(MAX_LAYER_GAP_M * normalized.scale, DEPTH_TOLERANCE_M * normalized.scale)
             solid = rendering.alpha >= SOLID_ALPHA
             subcells = torch.where(solid, nadir_height_m(depth, normalized), torch.nan)
@@ -68,6 +62,15 @@ def render_height_map(
             centers = solid[FIRST_CENTER:-SUBCELLS:SUBCELLS, FIRST_CENTER:-SUBCELLS:SUBCELLS]
             heights[block] = torch.where(centers, medians, torch.nan).numpy()
     return heights
+
+
+def _subcell_grid(grid: Grid, block: tuple[slice, slice]) -> Grid:
+    """The subcells of a block (rows, columns) of cells, with one cell of margin on each side."""
+    rows, columns = block
+    west = grid.x_min_m + (columns.start - 1) * grid.resolution_m
+    north = grid.y_max_m - (rows.start - 1) * grid.resolution_m
+    size = SUBCELLS * (columns.stop - columns.start + 2), SUBCELLS * (rows.stop - rows.start + 2)
+    return Grid(west, north, grid.resolution_m / SUBCELLS, *size)
 
 
 def straighten_walls(gaussians: Gaussians) -> Gaussians:
@@ -145,16 +148,14 @@ class HeightTarget:
         surface = normalized.surface
         if surface is None:
             return None
-        rows, columns = surface.height_m.shape
         heights = torch.from_numpy(surface.height_m).to(device)
         known = torch.isfinite(heights)
         sigma = torch.from_numpy(surface.sigma_m).to(device).where(known, torch.inf)
         dense = len(normalized.image_names) >= options.dense_view_threshold
-        coverage_mask = (known & ~edge_mask(heights, surface.resolution_m) if dense else known).float()
+        coverage_mask = (known & ~edge_mask(heights, surface.grid.resolution_m) if dense else known).float()
         weight = coverage_mask * (FULL_WEIGHT_SIGMA_M / sigma).square().clamp_max(1.0)
-        view = nadir_view_of_grid(normalized, surface.x_min_m, surface.y_max_m, surface.resolution_m, columns, rows)
         return cls(
-            view,
+            nadir_view_of_grid(normalized, surface.grid),
             torch.where(known, heights, torch.zeros_like(heights)),
             weight,
             coverage_mask,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from skyfall_ns.geo.grid import Grid
 from skyfall_ns.models.appearance.lighting import normals_from_quats
 from skyfall_ns.models.config import SkyfallModelOptions
 from skyfall_ns.models.geometry.height_map import (
@@ -98,7 +99,8 @@ def test_rotation_upright_is_the_smallest_rotation():
 def height_target(height_m, source, sigma_m, num_views):
     """The height target of a surface with this number of views."""
     layers = (np.asarray(height_m, np.float32), np.ones(np.shape(height_m), np.float32))
-    surface = SurfaceLayers(*layers, np.asarray(source, np.uint8), np.asarray(sigma_m, np.float32), -4.0, 4.0, 1.0)
+    grid = Grid(-4.0, 4.0, 1.0, *layers[0].shape[::-1])
+    surface = SurfaceLayers(*layers, np.asarray(source, np.uint8), np.asarray(sigma_m, np.float32), grid)
     normalized = SimpleNamespace(surface=surface, scale=0.01, center_m=(0.0, 0.0, 0.0), image_names=("a",) * num_views)
     return HeightTarget.from_scene(normalized, torch.device("cpu"), OPTIONS)
 
