@@ -13,6 +13,7 @@ from torch import Tensor
 
 from skyfall_ns import nerfstudio_patches
 from skyfall_ns.dataparsers.skyfall_datamanager import SkyfallDatamanager, SkyfallDatamanagerConfig
+from skyfall_ns.geo.waiting_policy import shorten_busy_waiting
 from skyfall_ns.models.skyfall import SkyfallModel, SkyfallModelConfig
 from skyfall_ns.option_checks import check_options
 from skyfall_ns.pipelines import checkpoint_state
@@ -47,6 +48,7 @@ class SkyfallPipeline(VanillaPipeline):
         or weights; checked before training only ("val", as Nerfstudio calls it)."""
         if test_mode == "val":
             check_options(config, FLAG)
+        shorten_busy_waiting()
         super().__init__(config, device, test_mode, **kwargs)  # type: ignore[arg-type]
         self.depth_supervision: DepthSupervision | None = None  # a plain object: neither a module nor in checkpoints
         self._resume_state: dict[str, Any] | None = None  # of a loaded checkpoint

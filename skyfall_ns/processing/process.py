@@ -11,6 +11,7 @@ from numpy import ndarray
 from skyfall_ns.geo.bundle_adjustment import Adjustment, bundle_adjust
 from skyfall_ns.geo.plane_sweep import Surface
 from skyfall_ns.geo.surface_points import PointCloud, sample_surface_points
+from skyfall_ns.geo.waiting_policy import shorten_busy_waiting
 from skyfall_ns.io.ply import write_ply
 from skyfall_ns.processing.coverage import Coverage
 from skyfall_ns.processing.crops import affine_camera, make_scene_images, read_crops
@@ -56,6 +57,7 @@ def process_scene(
     `on_stage` gets a line for each stage and note; `progress` refers to the latest stage. Raises SkyfallError for
     unusable input.
     """
+    shorten_busy_waiting()
     log = ProcessingLog(on_stage)
     check_gamma(options.gamma)
     with log.time_stage("read", f"Reading {len(paths)} images"):
