@@ -32,11 +32,17 @@ class View:
     quadratic: Float[Tensor, "2 6"] | None = None
 
 
+def quadratic_displacement(view: View) -> Float[Tensor, "3 6"]:
+    """Lᵀ(L Lᵀ)⁻¹ q: displacement of a mean per monomial; float64, of a view with a quadratic term."""
+    assert view.quadratic is not None
+    return torch.linalg.pinv(view.camera_from_model[:2, :3]) @ view.quadratic
+
+
 def apply_quadratic_term(means: Float[Tensor, "*n 3"], view: View) -> Float[Tensor, "*n 3"]:
     """Move means by d(m) = Lᵀ(L Lᵀ)⁻¹ q(m), so that the affine part projects them like the quadratic camera."""
     if view.quadratic is None:
         return means
-    displacement = torch.linalg.pinv(view.camera_from_model[:2, :3]) @ view.quadratic
+    displacement = quadratic_displacement(view)
     x, y, z = means.unbind(-1)
     monomials = torch.stack([x * x, y * y, z * z, x * y, x * z, y * z])
     return means + torch.tensordot(displacement.to(means), monomials, 1).movedim(0, -1)

@@ -44,7 +44,7 @@ NAMES = {
     "SceneOnModel": "NormalizedScene", "on_model": "normalized", "speak_plainly": "install_excepthook",
     "save_whole_checkpoints": "save_checkpoints_atomically", "count_all_steps": "count_total_steps",
     "stop_drawing": "stop_render_threads", "Appearance": "AppearanceEmbedding", "Reader": "AppearanceDecoder",
-    "ToneShift": "AffineColor", "MOVES": "FALLBACK_OFFSETS",
+    "ToneShift": "apply_coefficients", "MOVES": "FALLBACK_OFFSETS",
     "SunMap": "ShadowMap", "sun_map": "shadow_map", "sky_light": "ambient",
     "seen_light": "shade", "sharpened": "apply_pixel_shadows",
     "directional": "eval_sh1", "look_up": "sample_bilinear", "bend": "apply_quadratic_term",

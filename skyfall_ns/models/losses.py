@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skyfall_ns.models.ssim import ssim
+from skyfall_ns.models.photometric import fused_photometric_loss
+from skyfall_ns.models.ssim import TAPS, ssim
 
 # factor of the entropy weight during these steps after an opacity reset (Skyfall-GS)
 RESET_COOLDOWN_STEPS, RESET_WEIGHT_SCALE = 500, 1e-3
@@ -21,6 +22,18 @@ def photometric_loss(
 
     A target of 1 is a lower bound (the sensor was saturated, or the tone curve ends there): predictions above 1 count
     as equal and have no gradient."""
+    if pred.device.type == "cpu" and min(pred.shape[:2]) >= TAPS:
+        return fused_photometric_loss(pred, target, mask, ssim_weight)
+    return photometric_loss_with_torch(pred, target, mask, ssim_weight)
+
+
+def photometric_loss_with_torch(
+    pred: Float[Tensor, "h w c"],
+    target: Float[Tensor, "h w c"],
+    mask: Float[Tensor, "h w 1"] | None,
+    ssim_weight: float,
+) -> Tensor:
+    """`photometric_loss` in torch's operations."""
     pred = torch.where(target >= 1, pred.clamp_max(1), pred)
     if mask is not None:
         pred, target = pred * mask, target * mask

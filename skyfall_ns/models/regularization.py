@@ -8,6 +8,7 @@ from skyfall_ns.models import losses
 from skyfall_ns.models.appearance.neighbors import NeighborGraph, color_losses
 from skyfall_ns.models.config import SkyfallModelOptions
 from skyfall_ns.models.geometry.height_map import HeightTarget, nadir_height_m
+from skyfall_ns.models.geometry.height_terms import height_terms
 from skyfall_ns.models.geometry.view_consistency import tilt_view, view_consistency_loss
 from skyfall_ns.models.rasterizers import Rendering
 from skyfall_ns.models.renderer import Renderer
@@ -58,12 +59,13 @@ class Regularization:
         target = self.height_target
         rendering = self.renderer.render_depth(target.view)
         heights = nadir_height_m(rendering.depth, normalized)
-        weight = target.weight * (rendering.alpha.detach() > SOLID_ALPHA)
-        surface_weight = options.surface_weight * target.weight_scale
+        surface, variation, coverage = height_terms(
+            heights, rendering.alpha, target.surface_m, target.weight, target.coverage_mask, SOLID_ALPHA
+        )
         return {
-            "surface": surface_weight * losses.surface_loss(heights, target.surface_m, weight),
-            "height_tv": options.height_tv_weight * losses.total_variation(heights, target.weight),
-            "coverage": options.coverage_weight * losses.coverage_loss(rendering.alpha, target.coverage_mask),
+            "surface": options.surface_weight * target.weight_scale * surface,
+            "height_tv": options.height_tv_weight * variation,
+            "coverage": options.coverage_weight * coverage,
         }
 
     def opacity_losses(self, visible: Tensor, steps_since_reset: float) -> dict[str, Tensor]:
@@ -80,7 +82,7 @@ class Regularization:
     def color_losses(self, step: int) -> dict[str, Tensor]:
         """Excess of albedo over white, and differences between neighbors."""
         renderer = self.renderer
-        return color_losses(renderer.parameters, renderer.albedo(), self.neighbor_graph, self.options, step)
+        return color_losses(renderer.parameters, renderer.albedo, self.neighbor_graph, self.options, step)
 
     def view_consistency_losses(
         self, view: View, image: int | None, rendering: Rendering, step: int

@@ -12,27 +12,26 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from skyfall_ns.geo.grid import Grid
+from skyfall_ns.models.appearance.display_color import display_color
 from skyfall_ns.models.appearance.lighting import (
     MIN_ALPHA,
     AppearanceModel,
     Direction,
     ImageAppearance,
-    apply_sensor_model,
-    encode_premultiplied,
     gamma_encode,
-    normals_from_quats,
-    relative_irradiance,
 )
 from skyfall_ns.models.appearance.pixel_shadows import apply_pixel_shadows
+from skyfall_ns.models.appearance.shading import shade_gaussians
 from skyfall_ns.models.appearance.shadow_map import ShadowMap, ShadowMapCache
 from skyfall_ns.models.appearance.spherical_harmonics import SH_C0, eval_sh1, view_directions
 from skyfall_ns.models.config import SkyfallModelOptions
+from skyfall_ns.models.geometry.displaced_means import displace_means
 from skyfall_ns.models.geometry.filter_3d import SmoothingFilter, apply_filter
 from skyfall_ns.models.geometry.height_map import render_height_map
 from skyfall_ns.models.geometry.image_offsets import ImageOffset, apply_image_offset
 from skyfall_ns.models.rasterizers import Gaussians, Rendering, pick_rasterizer
 from skyfall_ns.scene.model_space import NormalizedScene
-from skyfall_ns.view import View, apply_quadratic_term, scale_gradient
+from skyfall_ns.view import View, scale_gradient
 
 
 def opaque_color(rendering: Rendering) -> Float[Tensor, "h w 3"]:
@@ -87,12 +86,9 @@ class Renderer:
             return scales, opacities
         return apply_filter(scales, opacities, self.smoothing_filter.smoothing_radii(self.means, self.step))
 
-    def gaussians(self, keep: Bool[Tensor, " n"] | None = None) -> Gaussians:
-        """All Gaussians, or those of a mask, as input of the rasterizer."""
-        means, quats, (scales, opacities) = self.means, self.parameters["quats"], self.activated_shapes()
-        if keep is not None:
-            means, quats, scales, opacities = means[keep], quats[keep], scales[keep], opacities[keep]
-        return Gaussians(means, quats, scales, opacities)
+    def gaussians(self) -> Gaussians:
+        """All Gaussians as input of the rasterizer."""
+        return Gaussians(self.means, self.parameters["quats"], *self.activated_shapes())
 
     def render(
         self,
@@ -116,16 +112,18 @@ class Renderer:
                 if image is None
                 else self.appearance_model.image_appearance(image)
             )
-        shadow_map = self.shadow_map(appearance, image, gradient_scale)
+        gaussians = self.gaussians()
+        shadow_map = self.shadow_map(appearance, image, gradient_scale, gaussians)
         colors = self.blended_colors(view, appearance, shadow_map, gradient_scale)
-        gaussians = self.gaussians(keep)
+        if keep is not None:
+            gaussians = Gaussians(*(getattr(gaussians, f.name)[keep] for f in fields(gaussians)))
         if gradient_scale < 1:
             scaled = (scale_gradient(getattr(gaussians, f.name), gradient_scale) for f in fields(gaussians))
             gaussians = Gaussians(*scaled)
         colors = colors if keep is None else colors[keep]
         blended = self.rasterize(view, gaussians, colors, image=image, absgrad=absgrad)
-        light = self.composite(blended.color[..., : self.normalized.band_count], blended, view, appearance, shadow_map)
-        return replace(blended, color=encode_premultiplied(light, blended.alpha))
+        shadow_map = shadow_map if self.options.pixel_shadows else None
+        return replace(blended, color=display_color(blended, self.normalized.band_count, view, appearance, shadow_map))
 
     def rasterize(
         self,
@@ -137,7 +135,7 @@ class Renderer:
         absgrad: bool = False,
     ) -> Rendering:
         """Blend any channels of Gaussians in a view, with the learned offset of training image `image`, if any."""
-        means = apply_quadratic_term(gaussians.means, view)
+        means = displace_means(gaussians.means, view)
         if self.image_offsets is not None and image is not None and view.projection == "parallel":
             means = apply_image_offset(means, view, self.image_offsets(image))
         shifted = Gaussians(means, gaussians.quats, gaussians.scales, gaussians.opacities)
@@ -171,10 +169,8 @@ class Renderer:
     ) -> Float[Tensor, "n c"]:
         """Channels to blend: light per band, and sun visibility if shadows are resolved per pixel."""
         visibility = None if shadow_map is None else shadow_map.sun_visibility(self.means)
-        light = self.shade(self.albedo(view), appearance, visibility, gradient_scale)
-        if visibility is None or not self.options.pixel_shadows:
-            return light
-        return torch.cat([light, visibility[:, None]], -1)
+        append = visibility is not None and self.options.pixel_shadows
+        return self.shade(self.albedo(view), appearance, visibility, gradient_scale, append)
 
     def composite(
         self,
@@ -196,28 +192,32 @@ class Renderer:
         appearance: ImageAppearance,
         sun_visibility: Float[Tensor, " n"] | None,
         gradient_scale: float = 1.0,
-    ) -> Float[Tensor, "n b"]:
-        """Light of each Gaussian at the sensor; `sun_visibility` in 0..1 (None: no shadows)."""
-        light = None
-        if appearance.sun is not None and (sun_visibility is not None or self.options.shading):
-            quats = scale_gradient(self.parameters["quats"], gradient_scale)
-            normals = normals_from_quats(quats) if self.options.shading else None
-            light = relative_irradiance(normals, sun_visibility, appearance.sun, appearance.log_ambient.exp())
-        light = apply_sensor_model(albedo, light, appearance)
-        if self.appearance_model.embeddings is None or appearance.embedding is None:
-            return light
-        return self.appearance_model.embeddings(albedo, self.parameters["embeddings"], appearance.embedding)(light)
+        append_visibility: bool = False,
+    ) -> Float[Tensor, "n c"]:
+        """Light of each Gaussian at the sensor; `sun_visibility` in 0..1 (None: no shadows) is one more channel if
+        `append_visibility`."""
+        embeddings, coefficients = self.appearance_model.embeddings, None
+        if embeddings is not None and appearance.embedding is not None:
+            coefficients = embeddings(albedo, self.parameters["embeddings"], appearance.embedding)
+        quats = scale_gradient(self.parameters["quats"], gradient_scale)
+        return shade_gaussians(
+            albedo, quats, sun_visibility, coefficients, appearance, self.options.shading, append_visibility
+        )
 
     def shadow_map(
-        self, appearance: ImageAppearance, image: int | None, gradient_scale: float = 1.0
+        self,
+        appearance: ImageAppearance,
+        image: int | None,
+        gradient_scale: float = 1.0,
+        gaussians: Gaussians | None = None,
     ) -> ShadowMap | None:
         """Shadow map of the sun of an appearance; None without sun or shadows. In training, the map of training image
-        `image` is reused for `shadows_every` steps."""
+        `image` is reused for `shadows_every` steps. `gaussians`: those of this renderer, if they are at hand."""
         if appearance.sun is None or not self.options.shadows:
             return None
 
         def rasterize_channels(channels: Tensor, view: View) -> Rendering:
-            return pick_rasterizer(self.device)(self.gaussians(), channels, view)
+            return pick_rasterizer(self.device)(gaussians or self.gaussians(), channels, view)
 
         if image is None:
             return self.shadow_maps.for_sun(appearance.sun, self.means, self.step, rasterize_channels)

@@ -27,7 +27,7 @@ def _gaussian_window() -> np.ndarray:
     return (weights / weights.sum()).astype(np.float32)
 
 
-_WEIGHTS = _gaussian_window()
+WEIGHTS = _gaussian_window()
 _BAND_ROWS = 16  # output rows per task: enough to share the blurred rows, few enough to stay in the cache
 
 
@@ -46,7 +46,7 @@ def ssim(pred: Float[Tensor, "h w c"], target: Float[Tensor, "h w c"]) -> Float[
 
 def _ssim_torch(p: Float[Tensor, "c h w"], t: Float[Tensor, "c h w"]) -> Tensor:
     """SSIM with `conv2d`, for devices where that is fast: mean over the pixels whose whole window lies inside."""
-    weights = torch.from_numpy(_WEIGHTS).to(p)
+    weights = torch.from_numpy(WEIGHTS).to(p)
     p, t = p[:, None], t[:, None]
     products = torch.cat([p, t, p * p, t * t, p * t])
     blurred = conv2d(conv2d(products, weights[None, None, None, :]), weights[None, None, :, None])
@@ -129,7 +129,7 @@ def _ssim_row(maps, grads, need_grad):
 
 
 @njit(parallel=True, cache=True, fastmath=_FAST)
-def _forward_kernel(pred, target, weights, need_grad, grads):
+def ssim_forward(pred, target, weights, need_grad, grads):
     """Mean SSIM of planes [c, h, w]; `grads` [c, 3, h - 10, w - 10] gets its derivatives with respect to the maps."""
     channels, height, width = pred.shape
     rows, inner = height - TAPS + 1, width - TAPS + 1
@@ -150,7 +150,7 @@ def _forward_kernel(pred, target, weights, need_grad, grads):
 
 
 @njit(parallel=True, cache=True, fastmath=_FAST)
-def _backward_kernel(pred, target, weights, grads, factor, out):
+def ssim_backward(pred, target, weights, grads, factor, out):
     """dSSIM/dpred [c, h, w]: the derivatives with respect to the maps, blurred again (the window is symmetric)."""
     channels, height, width = pred.shape
     rows, inner = height - TAPS + 1, width - TAPS + 1
@@ -195,7 +195,7 @@ class _FusedSsim(torch.autograd.Function):
         need_grad = ctx.needs_input_grad[0]
         c, h, w = p.shape
         grads = np.empty((c, 3, h - TAPS + 1, w - TAPS + 1) if need_grad else (0, 3, 1, 1), np.float32)
-        value = _forward_kernel(p, t, _WEIGHTS, need_grad, grads)
+        value = ssim_forward(p, t, WEIGHTS, need_grad, grads)
         ctx.kept = (p, t, grads)
         return pred.new_tensor(value)
 
@@ -204,5 +204,5 @@ class _FusedSsim(torch.autograd.Function):
         p, t, grads = ctx.kept
         out = np.empty_like(p)
         count = grads.shape[0] * grads.shape[2] * grads.shape[3]
-        _backward_kernel(p, t, _WEIGHTS, grads, np.float32(float(upstream[0]) / count), out)
+        ssim_backward(p, t, WEIGHTS, grads, np.float32(float(upstream[0]) / count), out)
         return torch.from_numpy(out).to(upstream[0].dtype), None

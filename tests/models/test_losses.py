@@ -32,6 +32,19 @@ def test_masked_pixels_have_no_gradient():
     assert pred.grad[:, 12:].abs().max() > 0
 
 
+@pytest.mark.parametrize(("height", "width", "channels"), [(11, 40, 3), (37, 12, 1), (64, 50, 3)])
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_fused_photometric_loss_equals_that_of_torch(height, width, channels, masked):
+    g = torch.Generator().manual_seed(height)
+    target = (1.3 * torch.rand(height, width, channels, generator=g)).clamp_max(1)
+    pred = (target + 0.2 * torch.randn(target.shape, generator=g)).requires_grad_()
+    mask = (torch.rand(height, width, 1, generator=g) > 0.2).float() if masked else None
+    values = [loss(pred, target, mask, 0.2) for loss in (losses.photometric_loss, losses.photometric_loss_with_torch)]
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-5)
+    fused, plain = (torch.autograd.grad(3 * value, pred)[0] for value in values)
+    torch.testing.assert_close(fused, plain, rtol=1e-3, atol=1e-4 * float(plain.abs().max()))
+
+
 def test_saturated_targets_are_lower_bounds():
     pred, target = random_images()
     target[10:20, 5:15] = 1.0

@@ -9,7 +9,6 @@ Coefficients are not clamped, so that whites stay white and keep their gradients
 is written.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -48,19 +47,14 @@ def init_embeddings(means: Float[Tensor, "n 3"], generator: torch.Generator | No
     return features + FEATURE_NOISE_STD * noise.to(features.device)
 
 
-@dataclass(frozen=True)
-class AffineColor:
-    """Gain and offset of colors, "n b" (or broadcastable)."""
-
-    gain: Tensor
-    offset: Tensor
-
-    def __call__(self, colors: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
-        return self.gain * colors + self.offset
+def apply_coefficients(coefficients: Float[Tensor, "n 2*b"], light: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
+    """(1 + gain) * light + offset, of coefficients (offset, gain)."""
+    offset, gain = coefficients.chunk(2, -1)
+    return (1 + gain) * light + offset
 
 
 class LinearDecoder(nn.Module):
-    """Gain and offset, linear in the Gaussian embedding and in the image embedding."""
+    """Coefficients linear in the Gaussian embedding and in the image embedding."""
 
     init_std = IMAGE_EMBEDDING_DIM**-0.5  # embeddings of length 1, so that a step changes all appearances equally
 
@@ -75,16 +69,13 @@ class LinearDecoder(nn.Module):
         albedo: Float[Tensor, "n b"],
         gaussian_embeddings: Float[Tensor, "n 24"],
         image_embedding: Float[Tensor, "32"],
-    ) -> AffineColor:
-        """Gain and offset "n b"; independent of the albedo."""
-        offset, gain = (gaussian_embeddings @ self.matrices(image_embedding).view(-1, GAUSSIAN_EMBEDDING_DIM).T).chunk(
-            2, -1
-        )
-        return AffineColor(1.0 + gain, offset)
+    ) -> Float[Tensor, "n 2*b"]:
+        """Coefficients of Gaussians; independent of the albedo."""
+        return gaussian_embeddings @ self.matrices(image_embedding).view(-1, GAUSSIAN_EMBEDDING_DIM).T
 
 
 class PerceptronDecoder(nn.Module):
-    """Gain and offset from a perceptron 59-128-128-6 (57-128-128-2 for one band)."""
+    """Coefficients from a perceptron 59-128-128-6 (57-128-128-2 for one band)."""
 
     init_std = 0.01
 
@@ -107,8 +98,8 @@ class PerceptronDecoder(nn.Module):
         albedo: Float[Tensor, "n b"],
         gaussian_embeddings: Float[Tensor, "n 24"],
         image_embedding: Float[Tensor, "32"],
-    ) -> AffineColor:
-        """Gain and offset "n b" of Gaussians."""
+    ) -> Float[Tensor, "n 2*b"]:
+        """Coefficients of Gaussians."""
         # the image embedding adds the same vector to the first layer of all Gaussians: computed once, not n times
         first_layer = self.mlp[0]
         assert isinstance(first_layer, nn.Linear)
@@ -117,8 +108,7 @@ class PerceptronDecoder(nn.Module):
         hidden = nn.functional.linear(
             torch.cat([albedo, gaussian_embeddings], -1), first_layer.weight[:, :num_inputs], bias
         )
-        offset, gain = (RESIDUAL_SCALE * self.mlp[1:](hidden)).chunk(2, -1)
-        return AffineColor(1.0 + gain, offset)
+        return RESIDUAL_SCALE * self.mlp[1:](hidden)
 
 
 AppearanceDecoder = Literal["linear", "perceptron"]
@@ -138,6 +128,6 @@ class AppearanceEmbedding(nn.Module):
         albedo: Float[Tensor, "n b"],
         gaussian_embeddings: Float[Tensor, "n 24"],
         image_embedding: Float[Tensor, "32"],
-    ) -> AffineColor:
-        """Gain and offset "n b" of Gaussians in the image with this embedding."""
+    ) -> Float[Tensor, "n 2*b"]:
+        """Coefficients (offset, gain - 1) of Gaussians in the image with this embedding; see `apply_coefficients`."""
         return self.decoder(albedo, gaussian_embeddings, image_embedding)

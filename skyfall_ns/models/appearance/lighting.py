@@ -12,6 +12,7 @@ roofs.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -164,6 +165,26 @@ def encode_premultiplied(light: Float[Tensor, "h w b"], alpha: Float[Tensor, "h 
     """Encode blended light for display, premultiplied by alpha; one band becomes gray."""
     coverage = alpha[..., None]
     return (coverage * gamma_encode(light / coverage.clamp_min(MIN_ALPHA))).expand(-1, -1, 3)
+
+
+class _OverBackground(torch.autograd.Function):
+    """color + (1 - alpha) * background with one pass in each direction; the background has no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
+        ctx.background = background
+        return torch.addcmul(color, 1 - alpha, background)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        return upstream[0], -(upstream[0] * ctx.background).sum(-1, keepdim=True), None
+
+
+def blend_over_background(
+    color: Float[Tensor, "h w 3"], alpha: Float[Tensor, "h w 1"], background: Float[Tensor, "h w 3"]
+) -> Float[Tensor, "h w 3"]:
+    """Premultiplied colors over a background, differentiable in color and alpha."""
+    return _OverBackground.apply(color, alpha, background)  # type: ignore[no-any-return]
 
 
 def background_per_pixel(

@@ -13,12 +13,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from skyfall_ns.models.appearance.lighting import ImageAppearance
+from skyfall_ns.models.appearance.pixel_kernels import MAX_CURVATURE_M
 from skyfall_ns.models.appearance.shadow_lookup import MIN_ALPHA
 from skyfall_ns.models.appearance.shadow_map import ShadowMap
 from skyfall_ns.models.rasterizers import Rendering
 from skyfall_ns.view import View, unproject_depth
-
-MAX_CURVATURE_M = 1.2  # second difference of heights from pixel to pixel at which the light of the Gaussians stays
 
 
 def surface_smoothness(heights_m: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import get_num_threads, njit, prange
+from numba import njit, prange
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
 MIN_ALPHA = 1e-3  # below this there is no surface
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
-_MAX_COPIES = 8  # of the gradient map, one per thread
+GRADIENT_COPIES = 4  # of the map, added one after another: the same bits for any number of threads
 _F0, _F1, _HALF = np.float32(0.0), np.float32(1.0), np.float32(0.5)
 _MIN_ALPHA = np.float32(MIN_ALPHA)
 
@@ -45,15 +45,15 @@ def _sample_with_torch(moments: Tensor, points: Tensor, rows: Tensor, min_varian
 
 
 @njit(cache=True, fastmath=_FAST, forceinline=True)
-def _apply_row(point, row):
+def apply_row(point, row):
     """One row of an affine map."""
     return row[0] * point[0] + row[1] * point[1] + row[2] * point[2] + row[3]
 
 
 @njit(cache=True, fastmath=_FAST, forceinline=True)
-def _find_cell(point, rows, shape):
+def find_cell(point, rows, shape):
     """(first column, first row, weights of the next column and row) of a point; (-2, -2, 0, 0) outside the map."""
-    x, y = _apply_row(point, rows[0]) - _HALF, _apply_row(point, rows[1]) - _HALF
+    x, y = apply_row(point, rows[0]) - _HALF, apply_row(point, rows[1]) - _HALF
     if not (x > -_F1 and y > -_F1 and x < shape[1] and y < shape[0]):  # also false for NaN
         return -2, -2, _F0, _F0
     column, row = int(np.floor(x)), int(np.floor(y))
@@ -61,13 +61,13 @@ def _find_cell(point, rows, shape):
 
 
 @njit(cache=True, fastmath=_FAST, forceinline=True)
-def _bilinear_weight(weight_x, weight_y, dx, dy):
+def bilinear_weight(weight_x, weight_y, dx, dy):
     """Weight of one of the four cells."""
     return (weight_x if dx else _F1 - weight_x) * (weight_y if dy else _F1 - weight_y)
 
 
 @njit(cache=True, fastmath=_FAST, forceinline=True)
-def _sample_moments(moments, column, row, weight_x, weight_y):
+def sample_moments(moments, column, row, weight_x, weight_y):
     """Bilinear sample of the moments, zero outside the map."""
     height, width = moments.shape[:2]
     first, second, alpha = _F0, _F0, _F0
@@ -75,7 +75,7 @@ def _sample_moments(moments, column, row, weight_x, weight_y):
         for dx in range(2):
             c, r = column + dx, row + dy
             if 0 <= c < width and 0 <= r < height:
-                weight = _bilinear_weight(weight_x, weight_y, dx, dy)
+                weight = bilinear_weight(weight_x, weight_y, dx, dy)
                 first += weight * moments[r, c, 0]
                 second += weight * moments[r, c, 1]
                 alpha += weight * moments[r, c, 2]
@@ -83,7 +83,7 @@ def _sample_moments(moments, column, row, weight_x, weight_y):
 
 
 @njit(cache=True, fastmath=_FAST, forceinline=True)
-def _visibility_and_derivatives(first, second, alpha, height, min_variance):
+def visibility_and_derivatives(first, second, alpha, height, min_variance):
     """Sun visibility at a height, and its derivatives with respect to the three moments."""
     inverse = _F1 / max(alpha, _MIN_ALPHA)
     mean, square = first * inverse, second * inverse
@@ -104,30 +104,39 @@ def _forward_kernel(moments, points, rows, min_variance, sun_visibility, slopes)
     """Sun visibility of all points; `slopes` [n, 3] (or [0, 3]: not wanted) gets the derivatives with respect to the
     sampled moments."""
     for i in prange(len(points)):
-        column, row, weight_x, weight_y = _find_cell(points[i], rows, moments.shape)
-        first, second, alpha = _sample_moments(moments, column, row, weight_x, weight_y)
-        sun_visibility[i], a, b, c = _visibility_and_derivatives(
-            first, second, alpha, _apply_row(points[i], rows[2]), min_variance
+        column, row, weight_x, weight_y = find_cell(points[i], rows, moments.shape)
+        first, second, alpha = sample_moments(moments, column, row, weight_x, weight_y)
+        sun_visibility[i], a, b, c = visibility_and_derivatives(
+            first, second, alpha, apply_row(points[i], rows[2]), min_variance
         )
         if len(slopes):
             slopes[i, 0], slopes[i, 1], slopes[i, 2] = a, b, c
 
 
+@njit(cache=True, fastmath=_FAST, forceinline=True)
+def add_to_cells(gradient, cell, slope):
+    """Add the derivatives `slope` with respect to the sampled moments to the four cells of a point."""
+    height, width = gradient.shape[:2]
+    column, row, weight_x, weight_y = cell
+    for dy in range(2):
+        for dx in range(2):
+            c, r = column + dx, row + dy
+            if 0 <= c < width and 0 <= r < height:
+                weight = bilinear_weight(weight_x, weight_y, dx, dy)
+                for k in range(3):
+                    gradient[r, c, k] += weight * slope[k]
+
+
 @njit(parallel=True, cache=True, fastmath=_FAST)
 def _backward_kernel(upstream, slopes, points, rows, copies):
-    """Add the gradient of each point to the cells that it reads; every thread has its own copy of the map."""
+    """Add the gradient of each point to the cells that it reads; every task has its own copy of the map."""
     height, width = copies.shape[1:3]
     for copy in prange(len(copies)):
         begin, end = copy * len(points) // len(copies), (copy + 1) * len(points) // len(copies)
         for i in range(begin, end):
-            column, row, weight_x, weight_y = _find_cell(points[i], rows, (height, width))
-            for dy in range(2):
-                for dx in range(2):
-                    c, r = column + dx, row + dy
-                    if 0 <= c < width and 0 <= r < height:
-                        weight = _bilinear_weight(weight_x, weight_y, dx, dy) * upstream[i]
-                        for k in range(3):
-                            copies[copy, r, c, k] += weight * slopes[i, k]
+            cell = find_cell(points[i], rows, (height, width))
+            slope = upstream[i] * slopes[i, 0], upstream[i] * slopes[i, 1], upstream[i] * slopes[i, 2]
+            add_to_cells(copies[copy], cell, slope)
 
 
 class _ShadowLookup(torch.autograd.Function):
@@ -145,6 +154,6 @@ class _ShadowLookup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
         slopes, points, rows, shape = ctx.kept
-        copies = np.zeros((min(get_num_threads(), _MAX_COPIES), *shape), np.float32)
+        copies = np.zeros((GRADIENT_COPIES, *shape), np.float32)
         _backward_kernel(upstream[0].to(torch.float32).contiguous().numpy(), slopes, points, rows, copies)
         return torch.from_numpy(copies.sum(0)).to(upstream[0].dtype), None, None, None

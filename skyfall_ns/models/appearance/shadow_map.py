@@ -22,9 +22,9 @@ from skyfall_ns.view import View
 
 DEPTH_BIAS_M = 0.4  # points less than this below the mean are in the sun, because of thick Gaussians and slopes
 MIN_STD_M = 0.2  # lower bound of the standard deviation of heights
-CELL_M = 0.35  # pixel size of shadow maps
+CELL_M = 0.5  # pixel size of shadow maps, close to that of satellite images
 
-RasterizeChannels = Callable[[Float[Tensor, "n 2"], View], Rendering]
+RasterizeChannels = Callable[[Float[Tensor, "n 3"], View], Rendering]
 
 
 def sun_view(direction: Float[Tensor, "3"], low: Float[Tensor, "3"], high: Float[Tensor, "3"], cell: float) -> View:
@@ -60,11 +60,20 @@ class ShadowMap:
     def sun_visibility(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """Sun visibility of points (model space), 0..1; 1 outside the map and where it has no surface. Gradients flow
         to the map, not to the points."""
+        return sample_sun_visibility(self.moments, points, self.lookup_rows(), self.min_variance)
+
+    @property
+    def min_variance(self) -> float:
+        """Lower bound of the variance of heights, squared model units."""
+        return (MIN_STD_M * self.scale) ** 2
+
+    def lookup_rows(self) -> Float[Tensor, "3 4"]:
+        """Rows that map a point (model space) to its column, its row and the height that is compared; float64."""
         k = self.view.intrinsics[:2]
         pixel = k[:, :2] @ self.view.camera_from_model[:2]
         pixel[:, 3] += k[:, 2]
         height = pixel.new_tensor([[0.0, 0.0, 1.0, DEPTH_BIAS_M * self.scale - float(self.mean_height)]])
-        return sample_sun_visibility(self.moments, points, torch.cat([pixel, height]), (MIN_STD_M * self.scale) ** 2)
+        return torch.cat([pixel, height])
 
     def detach(self) -> "ShadowMap":
         """The same map without gradients."""
@@ -81,8 +90,8 @@ def render_shadow_map(
     view = sun_view(torch.tensor(sun), low, high, CELL_M * scale)
     mean_height = means[:, 2].mean()  # relative to it, float32 squares are accurate enough
     heights = means[:, 2] - mean_height
-    rendering = rasterize(torch.stack([heights, heights**2], -1), view)
-    return ShadowMap(torch.cat([rendering.color, rendering.alpha[..., None]], -1), mean_height, view, scale)
+    moments = rasterize(torch.stack([heights, heights**2, torch.ones_like(heights)], -1), view).color
+    return ShadowMap(moments, mean_height, view, scale)
 
 
 class ShadowMapCache:

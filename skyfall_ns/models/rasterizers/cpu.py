@@ -42,9 +42,7 @@ class CpuRasterizer:
         probe = torch.empty(1, gaussians.means.shape[0], 2, requires_grad=torch.is_grad_enabled())
         kernel_view = _KernelView(view)
         parameters = gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities
-        channel_groups = [
-            colors[:, start : start + _MAX_CHANNELS] for start in range(0, max(colors.shape[1], 1), _MAX_CHANNELS)
-        ]
+        channel_groups = colors.split(_MAX_CHANNELS, 1) if colors.shape[1] > _MAX_CHANNELS else [colors]
         results = [
             _Rasterize.apply(*parameters, channels, probe, kernel_view, absgrad)  # type: ignore[misc]
             for channels in channel_groups

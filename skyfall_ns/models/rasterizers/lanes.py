@@ -310,7 +310,7 @@ _ROUND = 12582912.0  # 1.5 * 2^23: the sum has the nearest integer in its low bi
 
 
 def _build_exp2_minus(builder, a):  # type: ignore[no-untyped-def]
-    """2^(-a) for a in 0..120, relative error 3e-7; undefined elsewhere."""
+    """2^(-a) for |a| up to 120, relative error 3e-7; undefined elsewhere."""
     shifted = builder.fsub(lanes_constant(_ROUND), a)
     fraction = builder.fadd(a, builder.fsub(shifted, lanes_constant(_ROUND)))  # 2^-a = 2^(-whole) 2^(-fraction)
     power = lanes_constant(-_EXP2[0])

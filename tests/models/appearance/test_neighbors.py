@@ -5,7 +5,6 @@ import torch
 
 from skyfall_ns.models.appearance.neighbors import (
     NUM_NEIGHBORS,
-    SAMPLE_STRIDE,
     UPDATE_EVERY,
     NeighborGraph,
     find_nearest_neighbors,
@@ -14,6 +13,7 @@ from skyfall_ns.models.appearance.neighbors import (
 from skyfall_ns.models.losses import excess_over_white
 
 UP, EAST = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 0.0])
+LEVEL = torch.tensor([1.0, 0.0, 0.0, 0.0])  # quaternion of a Gaussian whose normal is up
 
 
 def test_neighbors_are_the_nearest_others_even_where_gaussians_coincide():
@@ -40,11 +40,11 @@ def test_the_loss_has_gradients_of_the_sampled_gaussians_only():
     values[4] = 1.0
     values.requires_grad_()
     neighbors = (torch.arange(8)[:, None] + torch.tensor([1, -1])) % 8
-    loss = neighbor_loss(values, neighbors, step=SAMPLE_STRIDE)  # compares 0 and 4
+    loss = neighbor_loss(values, neighbors)
     loss.backward()
-    assert loss.item() == pytest.approx(0.5)
-    assert values.grad[4].min() > 0 and values.grad[[0, 1, 2, 3, 5, 6, 7]].abs().max() == 0
-    assert neighbor_loss(values, neighbors, step=3).item() == pytest.approx(0.5 * 0.25)  # 3 is next to 4, 7 is not
+    assert loss.item() == pytest.approx((1 + 2 * 0.25) / 8)  # the mean of the neighbors of 3 and 5 is a half
+    assert values.grad[4].min() > 0 and values.grad[[3, 5]].max() < 0
+    assert values.grad[[0, 1, 2, 6, 7]].abs().max() == 0
 
 
 def test_only_colors_that_no_image_determines_become_those_of_their_neighbors():
@@ -55,9 +55,9 @@ def test_only_colors_that_no_image_determines_become_those_of_their_neighbors():
     colors.requires_grad_()
     indices, optimizer = find_nearest_neighbors(means, UP.expand(60, 3)), torch.optim.Adam([colors], lr=0.02)
     visible = torch.arange(60) != 7
-    for step in range(1500):
+    for _ in range(1500):
         optimizer.zero_grad()
-        ((colors - target)[visible].abs().mean() + 0.1 * neighbor_loss(colors, indices, step)).backward()
+        ((colors - target)[visible].abs().mean() + 0.1 * neighbor_loss(colors, indices)).backward()
         optimizer.step()
     torch.testing.assert_close(colors[7], colors[indices[7]].mean(0), atol=0.1, rtol=0)
     assert (colors - target)[visible].abs().mean() < 0.05
@@ -66,13 +66,13 @@ def test_only_colors_that_no_image_determines_become_those_of_their_neighbors():
 def test_neighbors_are_searched_again_when_the_number_of_gaussians_changes_or_after_some_steps():
     graph, g = NeighborGraph(scale=0.01), torch.Generator().manual_seed(2)
     means = torch.rand(50, 3, generator=g)
-    first = graph.neighbor_indices(means, UP.expand(50, 3), step=30)
-    assert graph.neighbor_indices(means.flip(0), UP.expand(50, 3), step=29 + UPDATE_EVERY) is first
-    later = graph.neighbor_indices(means.flip(0), UP.expand(50, 3), step=30 + UPDATE_EVERY)
+    first = graph.neighbor_indices(means, LEVEL.expand(50, 4), step=30)
+    assert graph.neighbor_indices(means.flip(0), LEVEL.expand(50, 4), step=29 + UPDATE_EVERY) is first
+    later = graph.neighbor_indices(means.flip(0), LEVEL.expand(50, 4), step=30 + UPDATE_EVERY)
     assert later is not first
-    assert len(graph.neighbor_indices(means[:40], UP.expand(40, 3), step=31 + UPDATE_EVERY)) == 40
+    assert len(graph.neighbor_indices(means[:40], LEVEL.expand(40, 4), step=31 + UPDATE_EVERY)) == 40
     graph.clear_cache()
-    assert torch.equal(graph.neighbor_indices(means, UP.expand(50, 3), step=0), first)
+    assert torch.equal(graph.neighbor_indices(means, LEVEL.expand(50, 4), step=0), first)
 
 
 def test_the_excess_over_white_has_gradients_above_white_only():
