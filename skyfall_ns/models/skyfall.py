@@ -20,12 +20,7 @@ from skyfall_ns.dataparsers.camera_metadata import (
 )
 from skyfall_ns.models import losses
 from skyfall_ns.models.appearance.fit_appearance import fit_appearance
-from skyfall_ns.models.appearance.lighting import (
-    ImageAppearance,
-    background_per_pixel,
-    blend_over_background,
-    to_scene_bands,
-)
+from skyfall_ns.models.appearance.lighting import ImageAppearance, blend_over_background, to_scene_bands
 from skyfall_ns.models.appearance.neighbors import NeighborGraph
 from skyfall_ns.models.appearance.shadow_map import ShadowMapCache
 from skyfall_ns.models.appearance.spherical_harmonics import SH_C0
@@ -179,13 +174,16 @@ class SkyfallModel(SplatfactoModel):
             self.last_rendered = (view, image, rendering) if self.config.view_consistency_weight else None
             self.densifier.before_backward(self.optimizers, self.step, self.info, active=scale > 0)
         alpha, depth = rendering.alpha[..., None], rendering.depth[..., None]
-        background = background_per_pixel(alpha, self._get_background_color(), self.normalized.band_count)
-        rgb = blend_over_background(rendering.color, alpha, background)
+        rgb, background = self._over_background(rendering)
         if not self.training:
             rgb = rgb.clamp(0, 1)
             background_depth = (BACKGROUND_DEPTH_FACTOR if is_viewer_camera(camera) else 1) * depth.max()
             depth = depth.where(alpha >= SOLID_ALPHA, background_depth)
         return {"rgb": rgb, "depth": depth, "accumulation": alpha, "background": background}
+
+    def _over_background(self, rendering: Rendering) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w 3"]]:
+        """The rendering over the background, and the background."""
+        return blend_over_background(rendering, self._get_background_color(), self.normalized.band_count)
 
     def _camera_appearance(self, camera: Cameras) -> ImageAppearance:
         """Appearance of the camera's image, or of its sun, or that of the viewer's panel."""
@@ -236,12 +234,10 @@ class SkyfallModel(SplatfactoModel):
         self, camera: Cameras, target: Float[Tensor, "h w 3"], mask: Float[Tensor, "h w 1"]
     ) -> Float[Tensor, "h w 3"]:
         """Render a view with the appearance that fits an image best where the mask is 1; geometry is not fitted."""
-        view, bands = view_from_camera(camera), self.normalized.band_count
+        view = view_from_camera(camera)
 
         def render_rgb(appearance: ImageAppearance) -> Tensor:
-            rendering = self.renderer.render(view, appearance=appearance)
-            alpha, color = rendering.alpha[..., None], self._get_background_color()
-            return blend_over_background(rendering.color, alpha, background_per_pixel(alpha, color, bands))
+            return self._over_background(self.renderer.render(view, appearance=appearance))[0]
 
         start = self.appearance_model.reference_appearance(sun_direction(camera))
         return render_rgb(fit_appearance(render_rgb, start, target, mask)).detach().clamp(0, 1)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from skyfall_ns.models.appearance.embeddings import AppearanceDecoder, AppearanceEmbedding
+from skyfall_ns.models.rasterizers.types import Rendering
 from skyfall_ns.scene.scene import DISPLAY_GAMMA
 
 INITIAL_AMBIENT = 0.3  # relative to the sun's light on a surface that faces it: clear air
@@ -181,10 +182,12 @@ class _OverBackground(torch.autograd.Function):
 
 
 def blend_over_background(
-    color: Float[Tensor, "h w 3"], alpha: Float[Tensor, "h w 1"], background: Float[Tensor, "h w 3"]
-) -> Float[Tensor, "h w 3"]:
-    """Premultiplied colors over a background, differentiable in color and alpha."""
-    return _OverBackground.apply(color, alpha, background)  # type: ignore[no-any-return]
+    rendering: Rendering, background: Float[Tensor, "3"], bands: int
+) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w 3"]]:
+    """A rendering over a background, differentiable in color and alpha, and the background per pixel."""
+    alpha = rendering.alpha[..., None]
+    per_pixel = background_per_pixel(alpha, background, bands)
+    return _OverBackground.apply(rendering.color, alpha, per_pixel), per_pixel
 
 
 def background_per_pixel(
