@@ -2,14 +2,17 @@
 
     python benchmarks/training_step.py                 # a synthetic city, thinned to 150 000 Gaussians
     python benchmarks/training_step.py --data SCENE    # a scene of skyfall-process
+    python benchmarks/training_step.py --against DIR --rounds 3    # beside the package of another checkout
 
 The time of a part excludes the other parts that it calls. Every figure is the median of all steps, which alternate
-between those with and without the surface loss; the fastest step is given as well.
+between those with and without the surface loss.
 """
 
 import argparse
 import copy
 import datetime
+import importlib
+import json
 import os
 import statistics
 import subprocess
@@ -17,9 +20,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from rasterizer import describe_machine
 
+WHOLE = "**whole step**"
 CITY_M, CITY_VIEWS, GAUSSIANS = 292, 3, 150_000  # images of half a megapixel, like 516 x 975 px
 
 
@@ -73,26 +78,37 @@ def setup_trainer(scene: Path, directory: Path, device: str = "cpu"):
     return trainer
 
 
+PARTS = (
+    ("models.rasterizers.cpu", "_Rasterize.forward", "rasterizer, forward"),
+    ("models.rasterizers.cpu", "_Rasterize.backward", "rasterizer, backward"),
+    ("models.ssim", "_FusedSsim.forward", "SSIM and L1"),
+    ("models.ssim", "_FusedSsim.backward", "SSIM and L1"),
+    ("models.photometric", "_Photometric.forward", "SSIM and L1"),
+    ("models.photometric", "_Photometric.backward", "SSIM and L1"),
+    ("models.losses", "photometric_loss", "SSIM and L1"),
+    ("models.appearance.shading", "_Shade.forward", "light of Gaussians"),
+    ("models.appearance.shading", "_Shade.backward", "light of Gaussians"),
+    ("models.appearance.display_color", "_DisplayColor.forward", "display colors"),
+    ("models.appearance.display_color", "_DisplayColor.backward", "display colors"),
+    ("models.appearance.shadow_lookup", "_ShadowLookup.forward", "shadow map lookups"),
+    ("models.appearance.shadow_lookup", "_ShadowLookup.backward", "shadow map lookups"),
+)
+"""Functions by module, and the part that their time belongs to; a checkout may lack some."""
+
+
 def watch_parts(timer: PartTimer, trainer) -> None:
     """Watch the parts of a step. Autograd runs the backward passes while `Tensor.backward` is called."""
-    from skyfall_ns.models import losses
-    from skyfall_ns.models.appearance import shadow_lookup
-    from skyfall_ns.models.rasterizers import cpu
-    from skyfall_ns.models.ssim import _FusedSsim
-
+    for module, path, name in PARTS:
+        with suppress(ModuleNotFoundError, AttributeError):
+            *owners, attribute = path.split(".")
+            owner = reduce(getattr, owners, importlib.import_module(f"skyfall_ns.{module}"))
+            timer.watch_calls(owner, attribute, name)
     model = trainer.pipeline.model
-    timer.watch_calls(cpu._Rasterize, "forward", "rasterizer, forward")
-    timer.watch_calls(cpu._Rasterize, "backward", "rasterizer, backward")
-    timer.watch_calls(_FusedSsim, "forward", "SSIM and L1")
-    timer.watch_calls(_FusedSsim, "backward", "SSIM and L1")
-    timer.watch_calls(losses, "photometric_loss", "SSIM and L1")
     timer.watch_calls(model.regularization, "surface_losses", "surface loss without rendering")
     timer.watch_calls(model.renderer.shadow_maps, "_get_or_render", "shadow maps without rendering")
-    timer.watch_calls(shadow_lookup._ShadowLookup, "forward", "shadow map lookups")
-    timer.watch_calls(shadow_lookup._ShadowLookup, "backward", "shadow map lookups")
     timer.watch_calls(model.densifier.strategy, "step_pre_backward", "densification")
     timer.watch_calls(model, "get_metrics_dict", "metrics")
-    timer.watch_calls(model, "get_outputs", "colors, scales, background")
+    timer.watch_calls(model, "get_outputs", "activations, views, background")
     timer.watch_calls(trainer.pipeline.datamanager, "next_train", "data")
     timer.watch_calls(torch.Tensor, "backward", "other backward passes of torch")
     timer.watch_calls(trainer.optimizers, "optimizer_scaler_step_some", "Adam")
@@ -129,16 +145,38 @@ def measure_steps(trainer, steps: int) -> tuple[list[dict[str, float]], list[flo
     return rows, step_ms
 
 
-def parts_table(rows: list[dict[str, float]], step_ms: list[float]) -> str:
-    """Median of each part over pairs of steps (with and without the surface), and its share."""
+def summarize_steps(rows: list[dict[str, float]], step_ms: list[float]) -> dict[str, float]:
+    """Median milliseconds of each part over pairs of steps (with and without the surface), and of the whole step."""
     pairs = [(rows[i], rows[i + 1]) for i in range(0, len(rows) - 1, 2)]
     names = sorted({name for row in rows for name in row})
     medians = {n: statistics.median(0.5 * (a.get(n, 0.0) + b.get(n, 0.0)) for a, b in pairs) for n in names}
-    total = sum(medians.values())
-    lines = ["| part | ms per step | share |", "|---|---|---|"]
-    lines += [f"| {n} | {v:.1f} | {v / total:.0%} |" for n, v in sorted(medians.items(), key=lambda item: -item[1])]
-    fastest = min(0.5 * (step_ms[i] + step_ms[i + 1]) for i in range(0, len(step_ms) - 1, 2))
-    lines.append(f"| **whole step, median** (fastest pair of steps: {fastest:.1f}) | **{total:.1f}** | |")
+    whole = statistics.median(0.5 * (step_ms[i] + step_ms[i + 1]) for i in range(0, len(step_ms) - 1, 2))
+    return medians | {WHOLE: whole}
+
+
+def measure_checkout(checkout: Path, scene: Path, steps: int) -> dict[str, float]:
+    """Measure the parts of a step with the package of a checkout, in a process of its own."""
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / "parts.json"
+        command = [sys.executable, __file__, "--data", str(scene), "--steps", str(steps), "--json", str(output)]
+        subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(checkout)})
+        return json.loads(output.read_text())
+
+
+def parts_table(runs: Mapping[str, list[dict[str, float]]]) -> str:
+    """Parts in milliseconds per step, a column for each checkout: medians over its runs."""
+    names = {name for rounds in runs.values() for parts in rounds for name in parts} - {WHOLE}
+    columns = {
+        label: {n: statistics.median(parts.get(n, 0.0) for parts in rounds) for n in names | {WHOLE}}
+        for label, rounds in runs.items()
+    }
+    last = columns[list(columns)[-1]]
+    order = [*sorted(names, key=lambda name: -last[name]), WHOLE]
+    lines = ["| ms per step | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {n} | " + " | ".join(f"{parts[n]:.1f}" for parts in columns.values()) + " |" for n in order]
+    if len(columns) == 2:
+        before, after = (parts[WHOLE] for parts in columns.values())
+        lines.append(f"\nThe step is {before / after:.2f} times as fast as before.")
     return "\n".join(lines)
 
 
@@ -158,15 +196,16 @@ def thin_points(path: Path) -> None:
     write_ply(path, replace(points, **{f.name: getattr(points, f.name)[selected] for f in fields(points)}))
 
 
-def format_report(trainer, name: str, body: str, steps: int) -> str:
-    cameras = trainer.pipeline.datamanager.train_dataset.cameras
-    width, height = int(cameras.width[0]), int(cameras.height[0])
+def format_report(scene: Path, body: str, steps: int, rounds: int) -> str:
+    from skyfall_ns.scene.scene import Scene
+
+    image = Scene.from_directory(scene).images[0]
     return (
         "# A training step\n\nWritten by `python benchmarks/training_step.py` on "
         f"{datetime.date.today()}: {describe_machine()}.\n"
-        f"{name}: {len(cameras)} images of {width} x {height} px, {trainer.pipeline.model.num_points:,} Gaussians; "
-        f"{steps} steps of Nerfstudio's `Trainer.train_iteration` with all callbacks, half of them with the surface "
-        f"loss; medians.\n\n{body}\n"
+        f"{scene.name}: images of {image.width} x {image.height} px, {GAUSSIANS:,} Gaussians unless a scene is given; "
+        f"medians of {rounds} alternating runs of {steps} steps of Nerfstudio's `Trainer.train_iteration` with all "
+        f"callbacks, half of them with the surface loss.\n\n{body}\n"
     )
 
 
@@ -174,13 +213,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="scene directory of skyfall-process; by default a new city")
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--against", type=Path, help="another checkout, measured alternately with this one")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each checkout")
+    parser.add_argument("--json", type=Path, help="measure the package on the path once, and write the parts to FILE")
     arguments = parser.parse_args()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     with tempfile.TemporaryDirectory() as directory:
         scene = arguments.data or make_city(Path(directory))
-        trainer = setup_trainer(scene, Path(directory))
-        table = parts_table(*measure_steps(trainer, arguments.steps))
-        text = format_report(trainer, scene.name, table, arguments.steps)
+        if arguments.json:
+            rows, step_ms = measure_steps(setup_trainer(scene, Path(directory)), arguments.steps)
+            arguments.json.write_text(json.dumps(summarize_steps(rows, step_ms)))
+            return
+        here = Path(__file__).resolve().parents[1]
+        checkouts = ({"before": arguments.against} if arguments.against else {}) | {"now": here}
+        runs: dict[str, list[dict[str, float]]] = {label: [] for label in checkouts}
+        for _ in range(arguments.rounds):
+            for label, checkout in checkouts.items():
+                runs[label].append(measure_checkout(checkout, scene, arguments.steps))
+        text = format_report(scene, parts_table(runs), arguments.steps, arguments.rounds)
     Path(__file__).with_suffix(".md").write_text(text)
     print(text)
 
