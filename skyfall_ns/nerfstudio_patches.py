@@ -1,6 +1,7 @@
 """Patches of Nerfstudio 1.1.5; tests/test_nerfstudio_patches.py lists the defect behind each of them."""
 
 import atexit
+import importlib
 import io
 import os
 import shutil
@@ -198,6 +199,14 @@ def stop_render_threads(viewer: Any) -> None:
         thread.running = False
     for thread in threads:
         thread.join(timeout=RENDER_TIMEOUT_S)
+
+
+def prepare_export(model: Any) -> None:
+    """Make `ns-export` write placement.json, and refuse what does not work on satellite images; called when a pipeline
+    is set up. Nerfstudio's command has no hook, and its module is not complete when the patches are applied. The module
+    is imported by name because exports are a layer above pipelines."""
+    if "nerfstudio.scripts.exporter" in sys.modules:
+        importlib.import_module("skyfall_ns.export.nerfstudio_export").prepare_running_export(model)
 
 
 def is_training(trainer: Any) -> bool:

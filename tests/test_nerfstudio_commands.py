@@ -80,6 +80,15 @@ def test_nerfstudio_export_writes_a_ply(config, tmp_path):
     header = (tmp_path / "splat.ply").read_bytes()[:2000].decode("ascii", "ignore")
     count = int(re.search(r"element vertex (\d+)", header)[1])
     assert count > 1000 and "f_dc_0" in header and "rot_3" in header
+    placement = json.loads((tmp_path / "placement.json").read_text())["files"]["splat.ply"]
+    assert placement["unit_m"] == 100.0 and placement["crs"].startswith("EPSG:326") and not placement["generative"]
+
+
+def test_exports_that_need_perspective_cameras_name_ours(config, tmp_path):
+    result = run_command("ns-export", "tsdf", "--load-config", config, "--output-dir", tmp_path, check=False)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    message = result.stderr[result.stderr.index("Error: ns-export tsdf does not work on satellite images. ") :]
+    assert "Use skyfall-export mesh --load-config" in message and message.count(". ") == 1
 
 
 def test_dsm_export_is_close_to_the_truth(config, city_scene, tmp_path):

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from skyfall_ns.export.dsm_export import DsmExport
+from skyfall_ns.export.gaussians.exports import GlbExport, PlyExport, SplatExport, SpzExport
 from skyfall_ns.export.rpc_export import RpcExport
 
 
@@ -19,5 +20,9 @@ class Export(Protocol):
 EXPORTS: dict[str, type[Export]] = {
     "dsm": DsmExport,
     "rpc": RpcExport,
+    "ply": PlyExport,
+    "spz": SpzExport,
+    "splat": SplatExport,
+    "glb": GlbExport,
 }
 """Name of the subcommand to its class. How to add one: docs/extending/add_an_export.md."""

@@ -55,16 +55,34 @@ def read_run_transform(config_path: Path) -> RunTransform:
             f"{transforms} is missing. Train for at least one step, or copy the whole directory of the run."
         )
     try:
-        directory = _scene_directory(yaml.load(config_path.read_text(), _PlainLoader))
+        directory = _scene_directory(read_run_config(config_path))
         data = json.loads(transforms.read_text())
         matrix, scale = np.asarray(data["transform"], np.float64), float(data["scale"])
-    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             f"{config_path} is not a run of ns-train skyfall ({error}). Pass the config.yml of such a run."
         ) from error
     if matrix.shape != (3, 4) or not np.allclose(matrix[:, :3], np.eye(3)):
         raise TrainingError(f"{transforms} rotates the scene. Pass the config.yml of a run made by ns-train skyfall.")
     return RunTransform(Scene.from_directory(directory), matrix[:, 3], scale)
+
+
+def read_run_config(config_path: Path) -> dict[str, Any]:
+    """Read a config.yml as plain data: dictionaries, lists, strings and numbers. Raises TrainingError if it is not that
+    of a run of ns-train."""
+    try:
+        config = yaml.load(Path(config_path).read_text(), _PlainLoader)
+        config["pipeline"]["datamanager"]
+    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{config_path} is not a run of ns-train skyfall ({error}). Pass the config.yml of such a run."
+        ) from error
+    return config
+
+
+def plain_path(parts: list[str]) -> Path:
+    """A path of a config.yml that was read as plain data."""
+    return Path(*parts)
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -87,4 +105,4 @@ def _scene_directory(config: dict[str, Any]) -> Path:
     """`--data` of the run or of its dataparser, whichever is set."""
     datamanager = config["pipeline"]["datamanager"]
     path_parts = datamanager["data"] or datamanager["dataparser"]["data"]
-    return Path(*path_parts)
+    return plain_path(path_parts)

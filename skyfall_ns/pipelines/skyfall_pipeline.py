@@ -52,6 +52,8 @@ class SkyfallPipeline(VanillaPipeline):
         super().__init__(config, device, test_mode, **kwargs)  # type: ignore[arg-type]
         self.depth_supervision: DepthSupervision | None = None  # a plain object: neither a module nor in checkpoints
         self._resume_state: dict[str, Any] | None = None  # of a loaded checkpoint
+        if test_mode != "val":
+            nerfstudio_patches.prepare_export(self.model)
         if test_mode == "val":
             self.depth_supervision = DepthSupervision.from_config(
                 config.depth, self.model.normalized, seed=torch.initial_seed() % 2**32

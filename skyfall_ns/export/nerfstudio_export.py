@@ -1,0 +1,73 @@
+"""`ns-export` on runs of this package: placement.json beside `gaussian-splat`, and messages for its other kinds.
+
+Nerfstudio's commands for meshes and points cast rays of perspective training cameras, which a satellite scene does not
+have; its camera poses cannot describe satellite cameras.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from skyfall_ns.errors import TrainingError
+from skyfall_ns.export.placement import Placement, check_placement_file, write_placement
+from skyfall_ns.export.provenance import read_provenance
+from skyfall_ns.geo.target_frame import TargetFrame
+from skyfall_ns.models.skyfall import SkyfallModel
+from skyfall_ns.scene.model_space import NormalizedScene
+
+OURS = {
+    "pointcloud": "skyfall-export points --load-config RUN/config.yml --output F.laz",
+    "tsdf": "skyfall-export mesh --load-config RUN/config.yml --output F.glb",
+    "poisson": "skyfall-export mesh --load-config RUN/config.yml --output F.glb",
+    "marching-cubes": "skyfall-export mesh --load-config RUN/config.yml --output F.glb",
+    "cameras": "skyfall-export rpc --load-config RUN/config.yml --output-dir DIR",
+}
+"""Kinds of `ns-export` that do not work on satellite scenes, and our command for each."""
+
+
+def prepare_export(exporter: ModuleType, model: SkyfallModel, arguments: list[str]) -> None:
+    """Make the export that is in progress in Nerfstudio's module write a placement; `arguments` are those of
+    `ns-export`. Raises TrainingError for a kind that does not work on satellite scenes."""
+    kind = next((word for word in arguments if word in OURS), None)
+    if kind is not None:
+        raise TrainingError(f"ns-export {kind} does not work on satellite images. Use {OURS[kind]} instead.")
+    config_path = _flag_value(arguments, "--load-config")
+    if config_path is not None:
+        exporter.ExportGaussianSplat.write_ply = _write_with_placement(
+            exporter.ExportGaussianSplat.write_ply, model.normalized, Path(config_path)
+        )
+
+
+def _write_with_placement(
+    write_ply: Callable[..., None], normalized: NormalizedScene, config_path: Path
+) -> Callable[..., None]:
+    def write_ply_and_placement(filename: str, *arguments: Any) -> None:
+        check_placement_file(Path(filename))
+        write_ply(filename, *arguments)
+        scene = normalized.scene
+        write_placement(
+            Path(filename),
+            Placement(
+                TargetFrame(scene.frame), read_provenance(config_path, scene), "mean", 1 / normalized.scale,
+                normalized.center_m,
+            ),
+        )  # fmt: skip
+
+    return write_ply_and_placement
+
+
+def _flag_value(arguments: list[str], flag: str) -> str | None:
+    """Value of a flag, given as `--flag value` or `--flag=value`."""
+    words = [word.replace("_", "-") if word.startswith("--") and "=" not in word else word for word in arguments]
+    if flag in words[:-1]:
+        return arguments[words.index(flag) + 1]
+    return next((word.partition("=")[2] for word in arguments if word.replace("_", "-").startswith(f"{flag}=")), None)
+
+
+def prepare_running_export(model: SkyfallModel) -> None:
+    """`prepare_export` if this process is `ns-export`."""
+    exporter = sys.modules.get("nerfstudio.scripts.exporter")
+    if exporter is not None and Path(sys.argv[0]).stem == "ns-export":
+        prepare_export(exporter, model, sys.argv[1:])
