@@ -139,6 +139,12 @@ EXCEPTIONS = {
     "gaussian-splat": "subcommand of ns-export",
     "splat.ply": "file of ns-export",
     "hosts": "more than one computer",
+    ".splat": "file format",
+    "`splat`": "subcommand of skyfall-export, named after the format",
+    "skyfall-export splat": "subcommand of skyfall-export, named after the format",
+    "SplatExport": "export of that format",
+    "encode_splat": "encoder of that format",
+    "splat-transform": "program of PlayCanvas",
 }
 ORDINARY = re.compile(r"looks?_(?:at|up|like)|lines?_of_sight|sight_lines?")  # in names
 STRINGS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}  # the latter since Python 3.12

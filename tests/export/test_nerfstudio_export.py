@@ -1,4 +1,4 @@
-"""`ns-export` on our runs: each kind that does not work ends in a message that names ours, and placements are written."""
+"""`ns-export` on our runs: kinds that do not work end in a message that names ours; placements are written."""
 
 import sys
 from pathlib import Path

@@ -25,7 +25,7 @@ class ReadGaussians:
 
 
 def read_gaussian_file(path: Path) -> ReadGaussians:
-    return {".ply": _read_ply, ".spz": _read_spz, ".splat": _read_splat, ".glb": _read_glb}[path.suffix](path)
+    return {".ply": _read_ply, ".spz": _read_spz, ".splat": _read_byte_rows, ".glb": _read_glb}[path.suffix](path)
 
 
 def _read_ply(path):
@@ -78,7 +78,7 @@ def _read_spz(path):
     )
 
 
-def _read_splat(path):
+def _read_byte_rows(path):
     rows = np.frombuffer(path.read_bytes(), [("f", "<f4", 6), ("rgba", "u1", 4), ("q", "u1", 4)])
     quats = (rows["q"].astype(float) - 128) / 128
     return ReadGaussians(

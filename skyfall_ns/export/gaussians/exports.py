@@ -108,6 +108,6 @@ class GlbExport(_GaussianExport):
     """Gaussians as binary glTF with KHR_gaussian_splatting."""
 
     def _encode(self, cloud: "GaussianCloud", placement: "Placement") -> bytes:
-        from skyfall_ns.export.gaussians.formats import encode_splat_glb
+        from skyfall_ns.export.gaussians.formats import encode_gaussian_glb
 
-        return encode_splat_glb(cloud, placement.to_dict())
+        return encode_gaussian_glb(cloud, placement.to_dict())

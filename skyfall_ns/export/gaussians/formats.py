@@ -97,7 +97,7 @@ def encode_splat(cloud: GaussianCloud) -> bytes:
     return rows[order].tobytes()
 
 
-def encode_splat_glb(cloud: GaussianCloud, extras: dict[str, Any]) -> bytes:
+def encode_gaussian_glb(cloud: GaussianCloud, extras: dict[str, Any]) -> bytes:
     """Bytes of a GLB file with KHR_gaussian_splatting, uncompressed; viewers without it show colored points."""
     buffer = GlbBuffer()
     rest = cloud.harmonics_rest()
