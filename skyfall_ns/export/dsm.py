@@ -1,6 +1,7 @@
-"""Rendered heights as a georeferenced GeoTIFF: float32, ellipsoidal, Cloud-optimized."""
+"""Rendered heights as a georeferenced GeoTIFF: float32, Cloud-optimized."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -8,15 +9,16 @@ import numpy as np
 from affine import Affine
 from jaxtyping import Float, UInt8
 from numpy import ndarray
-from scipy.ndimage import map_coordinates
 
 from skyfall_ns.errors import CrsError
-from skyfall_ns.geo.frame import TOPOCENTRIC, LocalFrame, check_frame_crs, parse_crs, utm_crs
+from skyfall_ns.export.map_cells import cover_box, default_crs, local_centers, render_on_cells
+from skyfall_ns.geo.frame import GEODETIC, LocalFrame, parse_crs
 from skyfall_ns.geo.grid import Grid
 from skyfall_ns.geo.raster import write_raster
+from skyfall_ns.geo.vertical import VerticalDatum, compound_crs, geoid_undulation_m
 
 NODATA = -9999.0
-TAGS = {"HEIGHTS": "ellipsoidal (WGS84), meters", "SOFTWARE": "skyfall-ns"}
+SOFTWARE_TAGS = {"SOFTWARE": "skyfall-ns"}
 
 
 class HeightRenderer(Protocol):
@@ -27,15 +29,37 @@ class HeightRenderer(Protocol):
 
 @dataclass(frozen=True)
 class Dsm:
-    """Ellipsoidal heights "h w" (NaN: unknown) in a CRS; `transform` maps (col, row) of cell corners to it."""
+    """Heights "h w" (NaN: unknown) above a vertical datum, in a horizontal CRS; `transform` maps (col, row) of cell
+    corners to it. `tags` are written to every file."""
 
     height_m: Float[ndarray, "h w"]
     crs: str
     transform: Affine
+    vertical: VerticalDatum = "ellipsoid"
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def write_heights(self, path: Path) -> None:
         """Write the heights as a Cloud-optimized GeoTIFF."""
-        self.write_layer(path, self.height_m, "ellipsoidal height")
+        self.write_layer(path, self.height_m, f"height above {self.vertical}")
+
+    def above_datum(self, vertical: VerticalDatum) -> "Dsm":
+        """The same DSM with heights above another datum; `self` must have ellipsoidal heights. Raises CrsError if PROJ
+        has no grid of the datum."""
+        if vertical == "ellipsoid":
+            return self
+        undulation = geoid_undulation_m(self.cell_lonlath(), vertical)
+        return replace(self, height_m=self.height_m - undulation, vertical=vertical)
+
+    def cell_lonlath(self) -> Float[ndarray, "h w 3"]:
+        """(lon deg, lat deg, 0) of the cell centers."""
+        from pyproj import Transformer
+
+        rows, columns = np.indices(self.height_m.shape) + 0.5
+        x, y = self.transform.c + columns * self.transform.a, self.transform.f + rows * self.transform.e
+        lon, lat = Transformer.from_crs(parse_crs(self.crs), parse_crs(GEODETIC).to_2d(), always_xy=True).transform(
+            x, y
+        )
+        return np.stack([lon, lat, np.zeros_like(lon)], -1)
 
     def write_layer(self, path: Path, values: Float[ndarray, "h w"], name: str) -> None:
         """Write a quantity of the cells (NaN: unknown) on the same grid, float32; nodata where there is no height."""
@@ -47,8 +71,12 @@ class Dsm:
         self._write_band(path, classes, name, None)
 
     def _write_band(self, path: Path, band: ndarray, name: str, nodata: float | None) -> None:
-        georeference = {"crs": self.crs, "transform": self.transform}
-        write_raster(path, band[None], nodata=nodata, tags=TAGS, band_names=(name,), cog=True, **georeference)
+        datum = "ellipsoidal (WGS84)" if self.vertical == "ellipsoid" else f"above the geoid {self.vertical}"
+        tags = {"HEIGHTS": f"{datum}, meters", **SOFTWARE_TAGS, **self.tags}
+        crs = compound_crs(self.crs, self.vertical)
+        write_raster(
+            path, band[None], crs=crs, transform=self.transform, nodata=nodata, tags=tags, band_names=(name,), cog=True
+        )
 
     def local_cell_centers(self, frame: LocalFrame) -> Float[ndarray, "h w 3"]:
         """Cell centers with their heights, in local meters; cells without a height are placed at about z = 0."""
@@ -67,40 +95,15 @@ def render_dsm(
     topocentric), a finer local grid is rendered and resampled. Raises CrsError for a CRS that is not projected in
     meters, or that has a vertical component.
     """
-    if crs is None:
-        crs = frame.crs if frame.crs != TOPOCENTRIC else utm_crs(*frame.origin[:2])
-    check_frame_crs(crs)  # cells of a geographic system would not be square meters
+    crs = default_crs(frame, crs)
     if parse_crs(crs).is_compound:  # without geoid grids, PROJ would leave heights unchanged
         raise CrsError(
             f"{crs} has a vertical component, but the DSM's heights are ellipsoidal. Give its horizontal part only."
         )
-    if parse_crs(crs) == (parse_crs(frame.crs) if frame.crs != TOPOCENTRIC else None):
-        grid = Grid.covering_box(box_m, resolution_m)
-        return Dsm(_render_grid(renderer, grid) + frame.origin[2], crs, grid.affine_transform(frame.origin))
-    return _render_resampled(renderer, frame, box_m, resolution_m, crs)
-
-
-def _render_grid(renderer: HeightRenderer, grid: Grid) -> Float[ndarray, "h w"]:
-    return renderer.render_heights(grid).astype(np.float64)
-
-
-def _render_resampled(
-    renderer: HeightRenderer, frame: LocalFrame, box_m: ndarray, resolution_m: float, crs: str
-) -> Dsm:
-    """Render a finer local grid, sample it at the cell centers of the target grid, and convert the heights.
-
-    The centers are transformed at ground level: the verticals of both systems differ by millimeters over the height of
-    a building.
-    """
-    source = Grid.covering_box(box_m, resolution_m / 2)
-    height = _render_grid(renderer, source)
-    corners = np.array([[x, y, 0.0] for x in box_m[:, 0] for y in box_m[:, 1]])
-    outline = frame.to_crs(corners, crs)
-    target = Grid.covering_box(np.stack([outline.min(0), outline.max(0)]), resolution_m)
-    x, y = np.meshgrid(target.x_m(), target.y_m())
-    local = frame.from_crs(np.stack([x, y, np.full_like(x, outline[:, 2].mean())], -1), crs)
-    row, column = source.locate(local[..., 0], local[..., 1])
-    sampled = map_coordinates(np.nan_to_num(height), [row, column], order=1, mode="constant", cval=0.0)
-    known = map_coordinates(np.isfinite(height).astype(np.float32), [row, column], order=1, mode="constant", cval=0.0)
-    projected = frame.to_crs(np.stack([local[..., 0], local[..., 1], sampled], -1), crs)
-    return Dsm(np.where(known > 0.999, projected[..., 2], np.nan), crs, target.affine_transform())
+    cells = cover_box(frame, box_m, resolution_m, crs)
+    height = render_on_cells(cells, frame, box_m, lambda grid: renderer.render_heights(grid)[..., None])[..., 0]
+    if cells.is_local:
+        return Dsm(height + frame.origin[2], crs, cells.transform)
+    local = local_centers(cells, frame)
+    projected = frame.to_crs(np.concatenate([local[..., :2], np.nan_to_num(height)[..., None]], -1), crs)
+    return Dsm(np.where(np.isfinite(height), projected[..., 2], np.nan), crs, cells.transform)

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.export.placement import Placement, check_placement_file, write_placement
+from skyfall_ns.export.placement import FilePlacement, check_placement_file, write_placement
 from skyfall_ns.export.provenance import read_provenance
 from skyfall_ns.geo.target_frame import TargetFrame
 from skyfall_ns.models.skyfall import SkyfallModel
@@ -49,7 +49,7 @@ def _write_with_placement(
         scene = normalized.scene
         write_placement(
             Path(filename),
-            Placement(
+            FilePlacement(
                 TargetFrame(scene.frame), read_provenance(config_path, scene), "mean", 1 / normalized.scale,
                 normalized.center_m,
             ),

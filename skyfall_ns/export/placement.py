@@ -20,9 +20,10 @@ SOFTWARE = f"skyfall-ns {__version__}"
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Placement of one exported file: meters from the origin of a frame are offset_m + unit_m * (x, y, z) of the file.
-    In a projected CRS, origin plus these meters are its coordinates."""
+class FilePlacement:
+    """Placement of one exported file: meters from the origin of a frame are offset_m + unit_m * (x, y, z).
+
+    In a projected CRS, origin plus these meters are coordinates."""
 
     target: TargetFrame
     provenance: Provenance
@@ -72,7 +73,7 @@ class Placement:
     def summary(self) -> str:
         """Words for the last line that an export prints."""
         words = f"{self.target.crs}, {'ellipsoidal' if self.target.vertical == 'ellipsoid' else self.target.vertical}"
-        return f"{words} heights, meters" + (f"; {GENERATIVE_NOTE}" if self.provenance.generative else "")
+        return f"{words} heights, meters{self.provenance.note()}"
 
 
 def check_placement_file(output: Path) -> None:
@@ -80,7 +81,7 @@ def check_placement_file(output: Path) -> None:
     _read_entries(output.parent / PLACEMENT_FILE)
 
 
-def write_placement(output: Path, placement: Placement) -> None:
+def write_placement(output: Path, placement: FilePlacement) -> None:
     """Write or replace the entry of a file in the placement.json beside it."""
     path = output.parent / PLACEMENT_FILE
     entries = _read_entries(path) | {output.name: placement.to_dict()}

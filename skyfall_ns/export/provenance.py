@@ -28,6 +28,14 @@ class Provenance:
         made_of = f"Derived from satellite images: {', '.join(self.sources)}."
         return f"{made_of} It {GENERATIVE_NOTE}." if self.generative else made_of
 
+    def tags(self) -> dict[str, str]:
+        """Tags of GeoTIFF files."""
+        return {"ATTRIBUTION": self.attribution, "GENERATIVE": "yes" if self.generative else "no"}
+
+    def note(self) -> str:
+        """What the last printed line of an export adds for generated content; empty without it."""
+        return f"; {GENERATIVE_NOTE}" if self.generative else ""
+
 
 def read_provenance(config_path: Path, scene: Scene) -> Provenance:
     """Read the provenance of a run: from the manifests of its episodes, or without any from its options; the same of

@@ -4,6 +4,8 @@ from typing import Protocol
 
 from skyfall_ns.export.dsm_export import DsmExport
 from skyfall_ns.export.gaussians.exports import GlbExport, PlyExport, SplatExport, SpzExport
+from skyfall_ns.export.ortho_export import OrthoExport
+from skyfall_ns.export.points_export import PointsExport
 from skyfall_ns.export.rpc_export import RpcExport
 
 
@@ -19,6 +21,8 @@ class Export(Protocol):
 
 EXPORTS: dict[str, type[Export]] = {
     "dsm": DsmExport,
+    "ortho": OrthoExport,
+    "points": PointsExport,
     "rpc": RpcExport,
     "ply": PlyExport,
     "spz": SpzExport,

@@ -47,15 +47,14 @@ def read_run_transform(config_path: Path) -> RunTransform:
     Raises TrainingError if the files are not those of a skyfall run, SceneError if its scene is missing.
     """
     config_path = Path(config_path)
-    if not config_path.is_file():
-        raise TrainingError(f"{config_path} does not exist. Pass the config.yml that ns-train wrote.")
+    config = read_run_config(config_path)
     transforms = config_path.parent / TRANSFORMS_FILE
     if not transforms.is_file():
         raise TrainingError(
             f"{transforms} is missing. Train for at least one step, or copy the whole directory of the run."
         )
     try:
-        directory = _scene_directory(read_run_config(config_path))
+        directory = _scene_directory(config)
         data = json.loads(transforms.read_text())
         matrix, scale = np.asarray(data["transform"], np.float64), float(data["scale"])
     except (ValueError, KeyError, TypeError) as error:
@@ -70,6 +69,8 @@ def read_run_transform(config_path: Path) -> RunTransform:
 def read_run_config(config_path: Path) -> dict[str, Any]:
     """Read a config.yml as plain data: dictionaries, lists, strings and numbers. Raises TrainingError if it is not that
     of a run of ns-train."""
+    if not Path(config_path).is_file():
+        raise TrainingError(f"{config_path} does not exist. Pass the config.yml that ns-train wrote.")
     try:
         config = yaml.load(Path(config_path).read_text(), _PlainLoader)
         config["pipeline"]["datamanager"]

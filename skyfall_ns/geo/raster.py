@@ -12,12 +12,15 @@ import rasterio
 from affine import Affine
 from numpy import ndarray
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.io import MemoryFile
 
 from skyfall_ns.errors import RasterError
 from skyfall_ns.geo.rpc import RPC
 from skyfall_ns.io.files import atomic_write
+
+_COLORS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha)
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,10 @@ def write_raster(
     band_names: Sequence[str] = (),
     rpc: RPC | None = None,
     cog: bool = False,
+    color: bool = False,
 ) -> None:
-    """Write bands "b h w" as GeoTIFF through a temporary file; `cog` makes it Cloud-optimized.
+    """Write bands "b h w" as GeoTIFF through a temporary file; `cog` makes it Cloud-optimized. `color`: the bands are
+    red, green, blue and, if there are four, opacity.
 
     Plain files are deflated without predictor and pixel-interleaved, so that OpenCV reads the same values.
     """
@@ -89,7 +94,7 @@ def write_raster(
     if transform is not None:
         profile["transform"] = transform
     profile |= {"driver": "COG"} if cog else {"driver": "GTiff", "interleave": "pixel"}
-    if cog and bands.dtype == np.uint8:
+    if cog and bands.dtype == np.uint8 and not color:
         profile["overview_resampling"] = "nearest"  # averages of class numbers are not classes
     if bands.shape[0] == 3 and not cog:
         profile["photometric"] = "RGB"  # else OpenCV reads 16-bit color as gray with two extra bands
@@ -99,6 +104,8 @@ def write_raster(
             with memory.open(**profile) as target:
                 target.write(bands)
                 target.update_tags(**(tags or {}))
+                if color:
+                    target.colorinterp = _COLORS[: bands.shape[0]]
                 for index, name in enumerate(band_names, start=1):
                     target.set_band_description(index, name)
                 if rpc is not None:

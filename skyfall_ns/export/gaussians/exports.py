@@ -9,7 +9,7 @@ from skyfall_ns.io.outputs import check_output_files
 
 if TYPE_CHECKING:
     from skyfall_ns.export.gaussians.cloud import GaussianCloud
-    from skyfall_ns.export.placement import Placement
+    from skyfall_ns.export.placement import FilePlacement
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class _GaussianExport:
     def _check_packages(self) -> None:
         """Raise MissingExtraError if a package that the format needs is missing."""
 
-    def _encode(self, cloud: "GaussianCloud", placement: "Placement") -> bytes:
+    def _encode(self, cloud: "GaussianCloud", placement: "FilePlacement") -> bytes:
         """Bytes of the file."""
         raise NotImplementedError
 
-    def _load_cloud(self) -> "tuple[GaussianCloud, Placement]":
+    def _load_cloud(self) -> "tuple[GaussianCloud, FilePlacement]":
         from skyfall_ns.export.gaussians.load_cloud import load_gaussian_cloud
 
         return load_gaussian_cloud(self.load_config, self.appearance, self.crs, self.vertical, self.kernel_pixel)
@@ -69,7 +69,7 @@ class PlyExport(_GaussianExport):
 
         check_gsply()
 
-    def _encode(self, cloud: "GaussianCloud", placement: "Placement") -> bytes:
+    def _encode(self, cloud: "GaussianCloud", placement: "FilePlacement") -> bytes:
         from skyfall_ns.export.gaussians.formats import encode_ply
 
         return encode_ply(cloud, placement.comments())
@@ -87,7 +87,7 @@ class SpzExport(_GaussianExport):
 
         check_gsply()
 
-    def _encode(self, cloud: "GaussianCloud", placement: "Placement") -> bytes:
+    def _encode(self, cloud: "GaussianCloud", placement: "FilePlacement") -> bytes:
         from skyfall_ns.export.gaussians.formats import encode_spz
 
         return encode_spz(cloud, self.spz_version)
@@ -97,7 +97,7 @@ class SpzExport(_GaussianExport):
 class SplatExport(_GaussianExport):
     """Gaussians as a .splat file for viewers in browsers."""
 
-    def _encode(self, cloud: "GaussianCloud", placement: "Placement") -> bytes:
+    def _encode(self, cloud: "GaussianCloud", placement: "FilePlacement") -> bytes:
         from skyfall_ns.export.gaussians.formats import encode_splat
 
         return encode_splat(cloud)
@@ -107,7 +107,7 @@ class SplatExport(_GaussianExport):
 class GlbExport(_GaussianExport):
     """Gaussians as binary glTF with KHR_gaussian_splatting."""
 
-    def _encode(self, cloud: "GaussianCloud", placement: "Placement") -> bytes:
+    def _encode(self, cloud: "GaussianCloud", placement: "FilePlacement") -> bytes:
         from skyfall_ns.export.gaussians.formats import encode_gaussian_glb
 
         return encode_gaussian_glb(cloud, placement.to_dict())
