@@ -53,11 +53,11 @@ class FilePlacement:
         }
         return entry
 
-    def comments(self) -> list[str]:
+    def comments(self, content: str = "3D Gaussian splatting") -> list[str]:
         """The same in lines, for headers of files that have room for them; ASCII only."""
         entry = self.to_dict()
         lines = [
-            f"{SOFTWARE}, 3D Gaussian splatting, z up",
+            f"{SOFTWARE}, {content}, z up",
             f"crs {entry['crs']}",
             f"vertical {entry['vertical']}",
             "origin {:.9f} {:.9f} {:.6f}".format(*entry["origin"]),

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from skyfall_ns.export.dsm_export import DsmExport
 from skyfall_ns.export.gaussians.exports import GlbExport, PlyExport, SplatExport, SpzExport
+from skyfall_ns.export.meshes.mesh_export import MeshExport
 from skyfall_ns.export.ortho_export import OrthoExport
 from skyfall_ns.export.points_export import PointsExport
 from skyfall_ns.export.rpc_export import RpcExport
@@ -23,6 +24,7 @@ EXPORTS: dict[str, type[Export]] = {
     "dsm": DsmExport,
     "ortho": OrthoExport,
     "points": PointsExport,
+    "mesh": MeshExport,
     "rpc": RpcExport,
     "ply": PlyExport,
     "spz": SpzExport,

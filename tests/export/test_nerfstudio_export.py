@@ -10,6 +10,7 @@ from nerfstudio.scripts import exporter
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.export import nerfstudio_export
 from skyfall_ns.export.nerfstudio_export import OURS, prepare_export, prepare_running_export
+from skyfall_ns.export.registry import EXPORTS
 
 
 def test_every_other_kind_of_nerfstudio_is_answered():
@@ -23,7 +24,7 @@ def test_the_message_names_a_command_that_exists(kind):
     with pytest.raises(TrainingError) as raised:
         prepare_export(SimpleNamespace(), SimpleNamespace(), [kind, "--load-config", "c.yml"])
     assert str(raised.value).count(". ") == 1
-    assert OURS[kind].split()[0] == "skyfall-export"
+    assert OURS[kind].split()[1] in EXPORTS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Textured meshes of a run's heights."""
