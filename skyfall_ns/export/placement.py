@@ -12,6 +12,7 @@ from typing import Any
 from skyfall_ns import __version__
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.export.provenance import GENERATIVE_NOTE, Provenance
+from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.geo.target_frame import TargetFrame
 from skyfall_ns.io.files import write_json
 
@@ -74,6 +75,32 @@ class FilePlacement:
         """Words for the last line that an export prints."""
         words = f"{self.target.crs}, {'ellipsoidal' if self.target.vertical == 'ellipsoid' else self.target.vertical}"
         return f"{words} heights, meters{self.provenance.note()}"
+
+
+@dataclass(frozen=True)
+class PlacedFrame:
+    """Frame of the coordinates of an exported file in meters, and what placement.json says about its content."""
+
+    frame: LocalFrame
+    facts: dict[str, Any]
+
+
+def find_placement(path: Path) -> PlacedFrame | None:
+    """The placement of a file in the placement.json beside it, if it is in meters with ellipsoidal heights; None for
+    files without an entry. Raises SkyfallError for other units and heights."""
+    try:
+        entry = _read_entries(path.parent / PLACEMENT_FILE).get(path.name)
+    except SkyfallError:
+        return None  # the placement.json of another program
+    if entry is None:
+        return None
+    if entry["unit_m"] != 1.0 or entry["vertical"] != "ellipsoid":
+        raise SkyfallError(
+            f"{path} is not in meters above the ellipsoid. Export it with skyfall-export ply --vertical ellipsoid."
+        )
+    x, y, z = (float(value) for value in entry["origin"])
+    facts = {key: entry[key] for key in ("appearance", "generative", "attribution")}
+    return PlacedFrame(LocalFrame(entry["crs"], (x, y, z)), facts)
 
 
 def check_placement_file(output: Path) -> None:

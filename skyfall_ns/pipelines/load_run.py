@@ -12,15 +12,22 @@ from skyfall_ns.errors import TrainingError
 from skyfall_ns.models.skyfall import SkyfallModel
 
 
-def find_checkpoint(config_path: Path) -> Path:
-    """Path of the newest checkpoint of the run of a config.yml. Raises TrainingError if there is none."""
+def find_checkpoint(config_path: Path, step: int | None = None) -> Path:
+    """Path of the newest checkpoint of the run of a config.yml, or of that of a step. Raises TrainingError if there is
+    none."""
     config_path = Path(config_path)
     if not config_path.is_file():
         raise TrainingError(f"{config_path} does not exist. Pass the config.yml that ns-train wrote.")
     found = sorted((config_path.parent / "nerfstudio_models").glob("*.ckpt"))
     if not found:
         raise TrainingError(f"{config_path} belongs to a run without a checkpoint. Train it again, or let it finish.")
-    return found[-1]
+    if step is None:
+        return found[-1]
+    wanted = config_path.parent / "nerfstudio_models" / f"step-{step:09d}.ckpt"
+    if wanted not in found:
+        steps = ", ".join(str(int(path.stem.removeprefix("step-"))) for path in found)
+        raise TrainingError(f"{config_path} has no checkpoint of step {step}. Give one of its steps: {steps}.")
+    return wanted
 
 
 def _check_config(path: Path) -> None:
@@ -41,8 +48,8 @@ def _first_sentence(error: Exception) -> str:
     return " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
 
 
-def load_run(config_path: Path) -> SkyfallModel:
-    """Load the trained model of a run's config.yml, in evaluation mode.
+def load_run(config_path: Path, step: int | None = None) -> SkyfallModel:
+    """Load the trained model of a run's config.yml, in evaluation mode: of its newest checkpoint, or of that of a step.
 
     Raises TrainingError if the run is not of a skyfall method, or has no usable checkpoint.
     """
@@ -50,10 +57,15 @@ def load_run(config_path: Path) -> SkyfallModel:
 
     nerfstudio_patches.apply_patches()
     config_path = Path(config_path)
-    find_checkpoint(config_path)
+    find_checkpoint(config_path, step)
     _check_config(config_path)
+
+    def choose_step(config: TrainerConfig) -> TrainerConfig:
+        config.load_step = step
+        return config
+
     try:
-        _, pipeline, _, _ = eval_setup(config_path, test_mode="inference")
+        _, pipeline, _, _ = eval_setup(config_path, test_mode="inference", update_config_callback=choose_step)
     except (EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
         raise TrainingError(
             f"The checkpoint of {config_path} is damaged ({_first_sentence(error)}). Train the run again."

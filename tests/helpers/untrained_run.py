@@ -16,6 +16,8 @@ def save_untrained_run(scene: Path, directory: Path) -> Path:
     config.machine.device_type = "cpu"
     config.save_config()
     pipeline = config.pipeline.setup(device="cpu")
+    outputs = pipeline.datamanager.train_dataparser_outputs
+    outputs.save_dataparser_transform(config.get_base_dir() / "dataparser_transforms.json")
     config.get_checkpoint_dir().mkdir()
     torch.save({"step": 0, "pipeline": pipeline.state_dict()}, config.get_checkpoint_dir() / "step-000000000.ckpt")
     return config.get_base_dir() / "config.yml"

@@ -34,7 +34,7 @@ def mesh_of_heights(height_m: Float[ndarray, "h w"], grid: Grid) -> TriangleMesh
         raise SkyfallError(
             "The run renders no heights in its box. Train it for more steps, or choose a finer cell size."
         )
-    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    nearest = np.asarray(distance_transform_edt(~known, return_distances=False, return_indices=True))
     heights = height_m[tuple(nearest)].astype(np.float64)
     x, y = np.meshgrid(grid.x_m(), grid.y_m())
     vertices = np.stack([x, y, heights], -1).reshape(-1, 3)

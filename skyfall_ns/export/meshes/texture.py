@@ -7,7 +7,7 @@ from jaxtyping import Float, Int, UInt8
 from numba import njit
 from numpy import ndarray
 from scipy.ndimage import distance_transform_edt
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from skyfall_ns.export.gaussians.cloud import GaussianCloud
 from skyfall_ns.export.meshes.height_mesh import TriangleMesh
@@ -42,14 +42,14 @@ def texture_mesh(mesh: TriangleMesh, cloud: GaussianCloud, size_px: int) -> Text
     covered = np.isfinite(positions[..., 0])
     texture = np.zeros((size_px, size_px, 3), np.uint8)
     texture[covered] = np.round(255 * colors_at(cloud, positions[covered])).astype(np.uint8)
-    nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    nearest = np.asarray(distance_transform_edt(~covered, return_distances=False, return_indices=True))
     return TexturedMesh(charted, uv, texture[tuple(nearest)])  # texels between charts, which interpolation reaches
 
 
 def colors_at(cloud: GaussianCloud, xyz: Float[ndarray, "n 3"]) -> Float[ndarray, "n 3"]:
     """Colors in 0..1 at points: means over the nearest Gaussians, weighted by opacity and distance."""
     count = min(NEAREST, len(cloud))
-    distance, index = cKDTree(cloud.means_m).query(xyz, k=count, workers=-1)
+    distance, index = KDTree(cloud.means_m).query(xyz, k=count, workers=-1)
     distance, index = distance.reshape(-1, count), index.reshape(-1, count)
     sigma = np.maximum(np.sort(cloud.scales_m, 1)[:, 1], MIN_SIGMA_M)
     weight = cloud.opacities[index] * np.exp(-0.5 * np.square(distance / sigma[index]).clip(max=60.0))
