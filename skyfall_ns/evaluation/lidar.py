@@ -60,12 +60,12 @@ def read_lidar(dsm: Path, classes: Path, georeference: Path, crs: str) -> LidarT
     return LidarTruth(Raster(bands, crs, Affine(size, 0, x_min, 0, -size, y_min + cells * size)), labels)
 
 
-def score_lidar(pred: Raster, truth: LidarTruth) -> LidarScore:
-    """Score a DSM over all cells except water.
+def score_lidar(pred: Raster, truth: LidarTruth, leave_out: tuple[int, ...] = (WATER,)) -> LidarScore:
+    """Score a DSM over all cells except those of some classes, by default water.
 
     Raises RasterError if fewer than MIN_CELLS cells have both heights.
     """
-    reference = np.where(truth.classes == WATER, np.nan, truth.dsm.band_values())
+    reference = np.where(np.isin(truth.classes, leave_out), np.nan, truth.dsm.band_values())
     heights = resample_raster(pred, truth.dsm, Resampling.bilinear)
     correlation, rows, columns = _find_cell_shift(heights, reference)
     difference = shift_cells(heights, rows, columns) - reference

@@ -87,7 +87,7 @@ def pitched_pose(eye: ndarray, heading: ndarray, pitch_deg: float) -> Float64[nd
 
 
 def flight_poses(
-    waypoints: Float64[ndarray, "w 3"], count: int, pitch_deg: float, look_target: ndarray | None = None
+    waypoints: Float64[ndarray, "w 3"], count: int, pitch_deg: float, target_m: ndarray | None = None
 ) -> Float64[ndarray, "n 4 4"]:
     """Cameras at equal distances along a line of waypoints, looking ahead and `pitch_deg` down, or at a target."""
     waypoints = np.asarray(waypoints, np.float64)
@@ -95,8 +95,8 @@ def flight_poses(
     distance = np.concatenate([[0.0], np.cumsum(steps)])
     at = np.linspace(0.0, distance[-1], count)
     eyes = np.stack([np.interp(at, distance, waypoints[:, axis]) for axis in range(3)], -1)
-    if look_target is not None:
-        return np.stack([look_at(eye, look_target) for eye in eyes])
+    if target_m is not None:
+        return np.stack([look_at(eye, target_m) for eye in eyes])
     segment = np.clip(np.searchsorted(distance, at, side="right") - 1, 0, len(steps) - 1)
     headings = np.diff(waypoints[:, :2], axis=0)[segment]
     return np.stack([pitched_pose(eye, heading, pitch_deg) for eye, heading in zip(eyes, headings, strict=True)])

@@ -82,11 +82,11 @@ class ToSkyfallGs:
         print(f"{self.output}: {len(poses)} cameras, meters east, north and up of {enu.origin}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FromGeojson(_ScenePath):
     """A flight along a line of a GeoJSON file (lon, lat and, if given, ellipsoidal height)."""
 
-    input: Path = Path()
+    input: Path
     """GeoJSON file with a LineString."""
     above_ground: float = 80.0
     """Height above ground in meters of positions without a height."""
@@ -109,8 +109,8 @@ class FromGeojson(_ScenePath):
         for position in read_geojson_line(self.input):
             local = run.local_frame.from_geodetic(np.array([*position[:2], position[2] if len(position) > 2 else 0.0]))
             waypoints.append(local if len(position) > 2 else [*local[:2], self.above_ground])
-        look_target = None if self.look_at is None else run.local_frame.from_geodetic(np.array(self.look_at))
-        return flight_poses(np.array(waypoints), self.frames, self.pitch, look_target)
+        target_m = None if self.look_at is None else run.local_frame.from_geodetic(np.array(self.look_at))
+        return flight_poses(np.array(waypoints), self.frames, self.pitch, target_m)
 
 
 @dataclass(frozen=True)

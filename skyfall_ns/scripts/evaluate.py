@@ -6,47 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from skyfall_ns.errors import SkyfallError
 from skyfall_ns.io.files import write_json
 from skyfall_ns.scripts._cli import run_command
+from skyfall_ns.scripts._evaluate_dsm import Change, Dsm, Dsms
 
 if TYPE_CHECKING:
     from skyfall_ns.models.renderer import Renderer
-
-
-@dataclass(frozen=True)
-class Dsm:
-    """Compare a DSM with a reference: unregistered, and registered by one 3-D shift."""
-
-    pred: tyro.conf.Positional[Path]
-    """DSM to score (GeoTIFF)."""
-    ref: tyro.conf.Positional[Path]
-    """Reference DSM (GeoTIFF); scores are computed at its cells."""
-    json: Path | None = None
-    """Write the report to this file."""
-    map: Path | None = None
-    """Write an image of the registered differences (blue: too low, red: too high)."""
-    edges: float = 1.5
-    """Meters. Cells up to this distance from a height step (1.5 m or more between two cells of the reference) are also
-    scored separately."""
-
-    def main(self) -> None:
-        """Compare, print the scores, write the report and the map."""
-        from skyfall_ns.geo.dsm_comparison import compare_dsm
-        from skyfall_ns.geo.raster import read_raster
-
-        if not 0 <= self.edges <= 1000:
-            raise SkyfallError(f"--edges {self.edges:g} is not a distance from edges. Give 0 to 1000 meters.")
-        names = (str(self.pred), str(self.ref))
-        result = compare_dsm(read_raster(self.pred), read_raster(self.ref), names, self.edges)
-        print(_dsm_table(result.report))
-        if self.json:
-            write_json(self.json, result.report)
-        if self.map:
-            from skyfall_ns.io.images import difference_map, write_png
-
-            self.map.parent.mkdir(parents=True, exist_ok=True)
-            write_png(self.map, difference_map(result.difference_m))
 
 
 @dataclass(frozen=True)
@@ -120,31 +85,11 @@ def _view_table(report: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _dsm_table(report: dict[str, Any]) -> str:
-    names = {
-        "mae_m": "MAE (m)",
-        "median_m": "median |dz| (m)",
-        "nmad_m": "NMAD (m)",
-        "rmse_m": "RMSE (m)",
-        "within_1m": "within 1 m",
-        "bias_m": "bias (m)",
-    }
-    rows = [f"{'':18}{'unregistered':>14}{'registered':>14}"]
-    rows += [
-        f"{label:18}{report['unregistered'][k]:14.3f}{report['registered'][k]:14.3f}" for k, label in names.items()
-    ]
-    edges = report["registered"]["edges"]
-    label = f"MAE <= {edges['distance_m']:g} m of edges"
-    rows.append(f"{label:32}{edges['mae_m']:14.3f}" if edges["mae_m"] is not None else f"{label:32}{'no edges':>14}")
-    dx, dy, dz = report["shift_m"]
-    rows.append(f"shift east, north, up: {dx:+.3f} {dy:+.3f} {dz:+.3f} m")
-    rows.append(f"completeness {report['completeness']:.4f}, {report['pixels']} cells of {report['resolution_m']:g} m")
-    return "\n".join(rows)
+EVALUATIONS: dict[str, type] = {"dsm": Dsm, "dsms": Dsms, "change": Change, "views": Views}
+"""Subcommands: frozen dataclasses whose `main` does the work."""
 
 
 def main() -> None:
     """Entry point."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"dsm": Dsm, "views": Views}, prog="skyfall-eval", description=__doc__
-    )
+    command = tyro.extras.subcommand_cli_from_dict(EVALUATIONS, prog="skyfall-eval", description=__doc__)
     run_command(command.main)

@@ -109,9 +109,9 @@ def _run_subject(config_path: Path, step: int | None, text: str) -> _Subject:
         "generative": provenance.generative,
         "attribution": provenance.attribution,
     }
-    folders = config_path.resolve().parent.parts[-3:]
+    run_parts = config_path.resolve().parent.parts[-3:]
     return _Subject(
-        "_".join(folders),
+        "_".join(run_parts),
         lambda view: renderer.render(view, appearance=appearance),
         np.array(normalized.center_m),
         normalized.scale,

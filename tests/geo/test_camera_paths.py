@@ -57,14 +57,14 @@ def test_a_grid_covers_the_box_from_its_height():
     np.testing.assert_allclose(forward(tilted), [0, np.cos(np.radians(30)), -0.5], atol=1e-9)
 
 
-def test_a_flight_looks_along_its_line_at_a_constant_speed():
+def test_a_flight_follows_its_line_at_a_constant_speed():
     poses = camera_paths.flight_poses(np.array([[0, 0, 50.0], [100, 0, 50.0], [100, 300, 90.0]]), 41, 20.0)
     speed = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
     assert np.quantile(speed, 0.1) == pytest.approx(np.quantile(speed, 0.9), rel=1e-6)
     np.testing.assert_allclose(forward(poses[0]), [np.cos(np.radians(20)), 0, -np.sin(np.radians(20))], atol=1e-9)
     np.testing.assert_allclose(forward(poses[-1]), [0, np.cos(np.radians(20)), -np.sin(np.radians(20))], atol=1e-9)
-    looking = camera_paths.flight_poses(np.array([[0, 0, 50.0], [100, 0, 50.0]]), 3, 0.0, np.array([50.0, 80.0, 0.0]))
-    for pose in looking:
+    poses = camera_paths.flight_poses(np.array([[0, 0, 50.0], [100, 0, 50.0]]), 3, 0.0, np.array([50.0, 80.0, 0.0]))
+    for pose in poses:
         to_target = np.array([50.0, 80.0, 0.0]) - pose[:3, 3]
         np.testing.assert_allclose(forward(pose), to_target / np.linalg.norm(to_target), atol=1e-9)
 
@@ -118,8 +118,8 @@ def test_a_kml_tour_is_at_the_cameras_and_looks_at_the_target(written):
         eye = enu.from_geodetic(np.array([lon, lat, frame.to_geodetic(pose[:3, 3])[2]]))
         assert altitude == pytest.approx(pose[2, 3], abs=1e-3)
         direction = np.array([np.sin(np.radians(heading)), np.cos(np.radians(heading))]) * np.sin(np.radians(tilt))
-        look = np.array([*direction, -np.cos(np.radians(tilt))])
-        np.testing.assert_allclose(look, -eye / np.linalg.norm(eye), atol=2e-3)
+        direction = np.array([*direction, -np.cos(np.radians(tilt))])
+        np.testing.assert_allclose(direction, -eye / np.linalg.norm(eye), atol=2e-3)
 
 
 @pytest.mark.parametrize(
