@@ -4,8 +4,8 @@ Training widens the footprint of each Gaussian by EPS_2D px² and lowers its opa
 same; viewers of 3DGS files widen it by VIEWER_EPS_2D px² and keep the opacity, which blurs and thickens the scene. For
 pixels of a size p on the ground, both draw nearly the same if a Gaussian of standard deviations s and opacity o is
 written with s'² = s² - (VIEWER_EPS_2D - EPS_2D) p² and o' = o * sqrt(prod s² / (s² + EPS_2D p²)) over its two longest
-axes, which are those of the surface. Views with smaller pixels then show a thinner scene, so p must be chosen (measured
-on a city of 0.5 m pixels, benchmarks/notes.md).
+axes, which are those of the surface. Views with smaller pixels then show a thinner scene, so p must be chosen
+(measured: docs/guides/exports.md).
 """
 
 from dataclasses import replace
