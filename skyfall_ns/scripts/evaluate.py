@@ -9,6 +9,7 @@ import tyro
 from skyfall_ns.io.files import write_json
 from skyfall_ns.scripts._cli import run_command
 from skyfall_ns.scripts._evaluate_dsm import Change, Dsm, Dsms
+from skyfall_ns.scripts._evaluate_images import Images
 
 if TYPE_CHECKING:
     from skyfall_ns.models.renderer import Renderer
@@ -85,7 +86,7 @@ def _view_table(report: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-EVALUATIONS: dict[str, type] = {"dsm": Dsm, "dsms": Dsms, "change": Change, "views": Views}
+EVALUATIONS: dict[str, type] = {"dsm": Dsm, "dsms": Dsms, "change": Change, "views": Views, "images": Images}
 """Subcommands: frozen dataclasses whose `main` does the work."""
 
 
