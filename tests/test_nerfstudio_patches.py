@@ -213,3 +213,12 @@ def test_the_method_uses_the_available_device_and_serves_only_this_machine():
     assert config.viewer.websocket_host == "127.0.0.1"
     assert config.viewer.quit_on_train_completion
     assert not config.mixed_precision
+
+
+def test_exports_of_nerfstudio_have_no_hook_but_write_through_one_function():
+    """`ns-export gaussian-splat` writes its file by a static method that it looks up after the pipeline is set up."""
+    from nerfstudio.scripts.exporter import ExportGaussianSplat
+
+    source = inspect.getsource(ExportGaussianSplat.main)
+    assert source.index("eval_setup(") < source.index("ExportGaussianSplat.write_ply(")
+    assert list(inspect.signature(ExportGaussianSplat.write_ply).parameters)[0] == "filename"

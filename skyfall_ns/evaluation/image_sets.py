@@ -16,8 +16,8 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
 
 
 def read_image_set(path: Path, count: int | None) -> list[UInt8[ndarray, "h w 3"]]:
-    """Images of a directory in the order of their names, or frames of a video; with `count`, that number of them at equal distances
-    from the first one, without the last (Skyfall-GS).
+    """Images of a directory in the order of their names, or frames of a video; with `count`, that number of them at
+    equal distances from the first one, without the last (Skyfall-GS).
 
     Raises SkyfallError if there are none, or fewer than `count`.
     """
