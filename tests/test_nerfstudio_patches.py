@@ -221,4 +221,4 @@ def test_exports_of_nerfstudio_have_no_hook_but_write_through_one_function():
 
     source = inspect.getsource(ExportGaussianSplat.main)
     assert source.index("eval_setup(") < source.index("ExportGaussianSplat.write_ply(")
-    assert list(inspect.signature(ExportGaussianSplat.write_ply).parameters)[0] == "filename"
+    assert next(iter(inspect.signature(ExportGaussianSplat.write_ply).parameters)) == "filename"
