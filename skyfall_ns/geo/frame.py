@@ -66,6 +66,17 @@ def _topocentric_transformer(lon_deg: float, lat_deg: float, height_m: float) ->
     )
 
 
+def unwrap_longitudes(
+    positions: Float64[ndarray, "*n d"], reference_deg: float | None = None
+) -> Float64[ndarray, "*n d"]:
+    """Positions (lon, lat, ...) with longitudes within 180 degrees of a reference, by default of the first one, so that
+    they can be compared and averaged across the antimeridian; they may exceed 180."""
+    unwrapped = np.array(positions, np.float64)
+    reference = float(unwrapped.reshape(-1, unwrapped.shape[-1])[0, 0]) if reference_deg is None else reference_deg
+    unwrapped[..., 0] = reference + (unwrapped[..., 0] - reference + 180.0) % 360.0 - 180.0
+    return unwrapped
+
+
 def _transform_points(transformer: "Transformer", xyz: ndarray, inverse: bool = False) -> Float64[ndarray, "*n 3"]:
     """Transform points of any shape "*n 3"."""
     xyz = np.asarray(xyz, np.float64)

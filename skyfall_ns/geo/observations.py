@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int
 from numpy import ndarray
 from scipy.sparse import csr_matrix
 
+from skyfall_ns.geo.frame import unwrap_longitudes
 from skyfall_ns.geo.rpc import RPC
 
 
@@ -48,10 +49,12 @@ class Observations:
         return pixels
 
     def localize(self, rpcs: Sequence[RPC], height_m: float) -> Float64[ndarray, "m 3"]:
-        """Point (lon, lat, height) at which the line of sight of each observation reaches a height."""
+        """Point (lon, lat, height) at which the line of sight of each observation reaches a height.
+
+        Longitudes are within 180 degrees of that of the first image, so that they can be averaged."""
         points = np.empty((len(self.colrow), 3))
         for rpc, rows in zip(rpcs, self._rows_by_image, strict=True):
-            points[rows] = rpc.localize(self.colrow[rows], height_m)
+            points[rows] = unwrap_longitudes(rpc.localize(self.colrow[rows], height_m), rpcs[0].long_off)
         return points
 
     def count_by_track(self) -> Int[ndarray, " n"]:

@@ -25,6 +25,11 @@ COEFFICIENTS = ("line_num_coeff", "line_den_coeff", "samp_num_coeff", "samp_den_
 NORMALIZATION = tuple(
     f"{axis}_{part}" for part in ("off", "scale") for axis in ("line", "samp", "lat", "long", "height")
 )
+_ODD_MONOMIALS = {  # indices of the monomials of odd degree in each coordinate
+    "long": {1, 4, 5, 10, 11, 12, 13},
+    "lat": {2, 4, 6, 10, 14, 15, 16},
+    "height": {3, 5, 6, 10, 17, 18, 19},
+}
 NEWTON_STEPS = 20
 NEWTON_PX = 1e-8
 
@@ -46,6 +51,23 @@ def _monomial_derivatives(lon: ndarray, lat: ndarray, height: ndarray) -> tuple[
     by_lat = [zero, zero, one, zero, L, zero, H, zero, 2 * P, zero]
     by_lat += [L * H, zero, 2 * L * P, zero, L * L, 3 * P * P, H * H, zero, 2 * P * H, zero]
     return np.stack(by_lon), np.stack(by_lat)
+
+
+def _with_positive_scales(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of the same camera with positive scales.
+
+    Monomials of odd degree in a coordinate change their sign with its scale; a numerator does with that of its axis."""
+    values = dict(values)
+    for axis, odd in _ODD_MONOMIALS.items():
+        if values[f"{axis}_scale"] < 0:
+            values[f"{axis}_scale"] *= -1
+            for name in COEFFICIENTS:
+                values[name] = tuple(-v if k in odd else v for k, v in enumerate(values[name]))
+    for axis in ("line", "samp"):
+        if values[f"{axis}_scale"] < 0:
+            values[f"{axis}_scale"] *= -1
+            values[f"{axis}_num_coeff"] = tuple(-v for v in values[f"{axis}_num_coeff"])
+    return values
 
 
 @dataclass(frozen=True)
@@ -86,10 +108,12 @@ class RPC:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "RPC":
-        """RPC from {"line_off": ..., ..., "samp_den_coeff": [...]}; ValueError or KeyError if it is incomplete."""
+        """RPC from {"line_off": ..., ..., "samp_den_coeff": [...]}; ValueError or KeyError if it is incomplete.
+
+        Negative scales, which some vendors write, become positive ones of the same camera."""
         values: dict[str, Any] = {name: float(data[name]) for name in NORMALIZATION}
         values |= {name: tuple(float(v) for v in data[name]) for name in COEFFICIENTS}
-        return cls(**values)
+        return cls(**_with_positive_scales(values))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for JSON."""

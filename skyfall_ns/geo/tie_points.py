@@ -16,10 +16,10 @@ from scipy.sparse.csgraph import connected_components
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.geo.rpc import RPC
 from skyfall_ns.geo.threads import thread_pool
-from skyfall_ns.geo.tie_features import Features, detect_features
+from skyfall_ns.geo.tie_features import Features
 from skyfall_ns.geo.tie_matching import MAX_POINTING_ERROR_PX, MIN_MATCHES, match_features
 from skyfall_ns.geo.tie_pairs import Pair, pair_graph, select_further_pairs, select_tie_pairs, tie_point_groups
-from skyfall_ns.geo.tie_refinement import align_images, refine_tracks
+from skyfall_ns.geo.tie_refinement import align_images, detect_aligned_features, refine_tracks
 
 Matches = dict[Pair, Int[ndarray, "n 2"]]
 
@@ -57,8 +57,8 @@ def find_tie_points(
     matches: Matches = {}
     tracks = np.zeros((0, len(images), 2))
     with thread_pool() as pool:
-        features = list(pool.map(detect_features, images, masks))
         aligned, maps = align_images(images, rpcs, float(np.mean(height_range_m)), pool)
+        features = list(pool.map(detect_aligned_features, images, masks, maps))
         pairs = select_tie_pairs(graph)
         while pairs:
             match = partial(_match_pair, features, rpcs, height_range_m)

@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, Int, UInt8
+from jaxtyping import Bool, Float64, Int, UInt8
 from numpy import ndarray
 
 from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.geo.rpc import RPC
+from skyfall_ns.geo.tie_features import Features, detect_features
 
 LUCAS_KANADE_OPTIONS = {
     "winSize": (15, 15),
@@ -19,6 +20,9 @@ LUCAS_KANADE_OPTIONS = {
 }
 MAX_ROUND_TRIP_ERROR_PX = 0.3  # largest distance from the start after tracking forth and back
 MAX_DISPLACEMENT_PX = 1.5  # largest distance of a refined position from the feature
+MAX_UNALIGNED = (
+    0.35  # SIFT features match up to a rotation of 20 degrees, or a third in scale (their difference's norm)
+)
 Affine = Float64[ndarray, "2 3"]
 
 
@@ -39,6 +43,22 @@ def align_images(
     maps = [np.column_stack([a[:, :2], a @ [*low, 1.0]]) for a, (low, _) in zip(maps, extents, strict=True)]
     size = (int(shape[0]), int(shape[1]))
     return list(pool.map(lambda image, a: _normalize_contrast(_warp_image(image, a, size)), images, maps)), maps
+
+
+def detect_aligned_features(
+    image: UInt8[ndarray, "h w"], mask: Bool[ndarray, "h w"] | None, affine: Affine
+) -> Features:
+    """Detect features, in aligned pixels if the image is turned, mirrored or much coarser than the finest one, because
+    their descriptors would not match; positions are those of the image."""
+    if np.linalg.norm(affine[:, :2] - np.eye(2), 2) < MAX_UNALIGNED:
+        return detect_features(image, mask)
+    low, high = _aligned_extent(affine, (image.shape[1], image.shape[0]))
+    size = (int(np.ceil(high[0] - low[0])) + 1, int(np.ceil(high[1] - low[1])) + 1)
+    local = np.column_stack([affine[:, :2], affine @ [*low, 1.0]])
+    usable = np.ones(image.shape, np.uint8) if mask is None else mask.astype(np.uint8)
+    usable = cv2.warpAffine(usable, local, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP) > 0
+    found = detect_features(_warp_image(image, local, size), usable)
+    return found._replace(colrow=_apply_affine(local, found.colrow))
 
 
 def refine_tracks(

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from skyfall_ns.errors import RasterError, SkyfallError
-from skyfall_ns.geo.frame import LocalFrame
+from skyfall_ns.geo.frame import LocalFrame, unwrap_longitudes
+from skyfall_ns.processing.plausibility import crop_hint
 from skyfall_ns.processing.vendor_images import VendorImage
 
 _GRID_CELLS = 160  # per side of the grid on which the common area is searched
@@ -49,13 +50,13 @@ class AreaOfInterest:
         frame, half = LocalFrame.at_point(np.array([lon, lat, 0.0])), self.size_m / 2
         center = frame.from_geodetic(np.array([lon, lat, 0.0]))
         corners = center + half * np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
-        return frame.to_geodetic(corners)[:, :2]
+        return unwrap_longitudes(frame.to_geodetic(corners)[:, :2])
 
 
 def _read_geojson_positions(path: Path) -> Float64[ndarray, "n 2"]:
     """Read all positions (lon, lat) of all polygons of a GeoJSON file; SkyfallError if it has none."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
         features = data["features"] if data["type"] == "FeatureCollection" else [data]
         geometries = [f["geometry"] if f["type"] == "Feature" else f for f in features]
         rings = []
@@ -63,8 +64,7 @@ def _read_geojson_positions(path: Path) -> Float64[ndarray, "n 2"]:
             polygons = {"Polygon": [geometry["coordinates"]], "MultiPolygon": geometry["coordinates"]}[geometry["type"]]
             rings += [ring for polygon in polygons for ring in polygon]
         positions = np.array([p[:2] for ring in rings for p in ring], np.float64)
-        inside = (np.abs(positions) <= [180, 90]).all()
-        if positions.ndim != 2 or len(positions) < 3 or not inside:
+        if positions.ndim != 2 or len(positions) < 3 or not (np.abs(positions) <= [360, 90]).all():
             raise ValueError("its positions are not longitudes and latitudes")
     except OSError as error:
         raise SkyfallError(f"{path} cannot be opened. Check the path given to --aoi.") from error
@@ -72,7 +72,8 @@ def _read_geojson_positions(path: Path) -> Float64[ndarray, "n 2"]:
         raise SkyfallError(
             f"{path} is not a GeoJSON polygon in degrees ({error}). Give a Polygon in lon, lat to --aoi."
         ) from error
-    return positions
+    # an area that spans more than half the globe is one across the antimeridian
+    return unwrap_longitudes(positions) if np.ptp(positions[:, 0]) > 180 else positions
 
 
 def check_image_shows_area(
@@ -82,11 +83,13 @@ def check_image_shows_area(
 
     The test is done on the ground, because far from its image an RPC may project points anywhere.
     """
-    shown = np.concatenate([_image_outline(image, height)[:, :2] for height in heights_m])
+    outlines = np.concatenate([_image_outline(image, height)[:, :2] for height in heights_m])
+    shown = unwrap_longitudes(outlines, float(corners[0, 0]))
     low, high = shown.min(0), shown.max(0)
     if (corners.max(0) < low).any() or (corners.min(0) > high).any():
         raise RasterError(
-            f"The area of interest lies outside {image.path}. Check --aoi or --center, or leave the image out."
+            f"The area of interest lies outside {image.path}. Check --aoi or --center, or leave the image out"
+            f"{crop_hint([image])}."
         )
     if (np.ptp(corners, axis=0) > _MAX_EXTENT_RATIO * (high - low)).any():
         raise RasterError(
@@ -98,10 +101,10 @@ def check_image_shows_area(
 def check_images_overlap(images: Sequence[VendorImage], heights_m: tuple[float, float]) -> None:
     """Raise SkyfallError unless there is a height of the range at which all images show the same place."""
     for height in np.linspace(*heights_m, _HEIGHT_LEVELS):
-        outlines = np.stack([_image_outline(image, float(height))[:, :2] for image in images])
+        outlines = unwrap_longitudes(np.stack([_image_outline(image, float(height))[:, :2] for image in images]))
         if (outlines.min(1).max(0) < outlines.max(1).min(0)).all():
             return
-    raise SkyfallError("The --images do not overlap. Give images that show the same place.")
+    raise SkyfallError(f"The --images do not overlap. Give images that show the same place{crop_hint(images)}.")
 
 
 def two_view_fraction(images: Sequence[VendorImage], frame: LocalFrame, surface_m: Float64[ndarray, "n 3"]) -> float:
@@ -121,12 +124,12 @@ def common_area_lonlat(images: Sequence[VendorImage], height_m: float) -> Float6
 
     Raises SkyfallError if the images do not overlap.
     """
-    outlines = [_image_outline(image, height_m) for image in images]
-    frame = LocalFrame.at_point(np.concatenate(outlines).mean(0))
+    outlines = unwrap_longitudes(np.stack([_image_outline(image, height_m) for image in images]))
+    frame = LocalFrame.at_point(outlines.reshape(-1, 3).mean(0))
     local = [frame.from_geodetic(outline)[:, :2] for outline in outlines]
     low, high = np.max([p.min(0) for p in local], 0), np.min([p.max(0) for p in local], 0)
     if (high <= low).any():
-        raise SkyfallError("The --images do not overlap. Give images that show the same place.")
+        raise SkyfallError(f"The --images do not overlap. Give images that show the same place{crop_hint(images)}.")
     x, y = (np.linspace(low[i], high[i], _GRID_CELLS) for i in (0, 1))
     points = np.stack([*np.meshgrid(x, y), np.full((_GRID_CELLS, _GRID_CELLS), height_m - frame.origin[2])], -1)
     shown = np.ones((_GRID_CELLS, _GRID_CELLS), bool)
@@ -136,7 +139,7 @@ def common_area_lonlat(images: Sequence[VendorImage], height_m: float) -> Float6
     if r1 - r0 < 2 or c1 - c0 < 2:
         raise SkyfallError("The --images hardly overlap. Give images that show the same place.")
     corners = np.array([[x[c], y[r], points[0, 0, 2]] for r, c in ((r0, c0), (r0, c1), (r1, c1), (r1, c0))])
-    return frame.to_geodetic(corners)[:, :2]
+    return unwrap_longitudes(frame.to_geodetic(corners)[:, :2])
 
 
 def _image_outline(image: VendorImage, height_m: float) -> Float64[ndarray, "4 3"]:

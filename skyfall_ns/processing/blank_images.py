@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from skyfall_ns.errors import RasterError
-from skyfall_ns.processing.vendor_images import Crop
+from skyfall_ns.processing.image_windows import Crop
 
 MIN_DATA_FRACTION = 0.02  # of the crop's pixels
 MIN_CONTRAST_RATIO = 0.04  # to the contrast of the image with the most

@@ -8,8 +8,9 @@ from numpy import ndarray
 
 from skyfall_ns.geo.cameras import AffineCamera, CameraModel, fit_camera
 from skyfall_ns.geo.frame import LocalFrame
-from skyfall_ns.processing.tone_mapping import fit_tone
-from skyfall_ns.processing.vendor_images import Crop, VendorImage, read_crop
+from skyfall_ns.processing.image_windows import Crop
+from skyfall_ns.processing.tone_mapping import fit_tone, fit_tones
+from skyfall_ns.processing.vendor_images import VendorImage, read_crop
 from skyfall_ns.scene.scene import DISPLAY_GAMMA, SceneImage, Tone
 
 CROP_MARGIN_PX = 8
@@ -42,12 +43,11 @@ def read_crops(
 def make_scene_images(
     vendor_images: Sequence[VendorImage], crops: Sequence[Crop], offsets_px: ImageOffsets, frame: LocalFrame,
     box_m: ndarray, model: CameraModel, held_out: frozenset[str], gamma: float | None,
-) -> list[SceneImage]:  # fmt: skip
-    """The images of a scene with one tone curve, and cameras fitted over the box (local meters)."""
-    full_well = min(c.full_well for c in crops)
-    tone = fit_tone([c.dn for c in crops], [c.valid for c in crops], gamma, full_well)
+) -> tuple[list[SceneImage], str | None]:  # fmt: skip
+    """The images of a scene with cameras fitted over the box (local meters), and a note if their tone curves differ."""
+    tones, note = fit_tones([c.dn for c in crops], [c.valid for c in crops], gamma, [c.full_well for c in crops])
     images = []
-    for v, crop, offset in zip(vendor_images, crops, offsets_px, strict=True):
+    for v, crop, offset, tone in zip(vendor_images, crops, offsets_px, tones, strict=True):
         rpc = v.rpc.with_offset(*offset).for_crop(crop.col0, crop.row0)
         camera = fit_camera(rpc, frame, box_m, crop.size_px, model)
         images.append(
@@ -69,7 +69,7 @@ def make_scene_images(
                 source=v.path.name,
             )
         )
-    return images
+    return images, note
 
 
 def read_matching_view(

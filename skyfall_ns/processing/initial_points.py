@@ -9,7 +9,7 @@ from numpy import ndarray
 from skyfall_ns.geo.surface_points import PointCloud
 from skyfall_ns.io.ply import PlyPoints
 from skyfall_ns.processing.crops import affine_camera
-from skyfall_ns.processing.vendor_images import Crop
+from skyfall_ns.processing.image_windows import Crop
 from skyfall_ns.scene.scene import SceneImage
 
 MAX_GROUND_POINTS = 600_000  # a CPU trains this number in minutes

@@ -12,9 +12,12 @@ from numpy import ndarray
 from skyfall_ns.errors import SkyfallError
 from skyfall_ns.processing.area_of_interest import AreaOfInterest, check_image_shows_area, check_images_overlap
 from skyfall_ns.processing.blank_images import check_remaining_images, find_blank_images
+from skyfall_ns.processing.image_windows import Crop
 from skyfall_ns.processing.options import ProcessingOptions
+from skyfall_ns.processing.plausibility import check_plausibility
 from skyfall_ns.processing.processing_log import ProcessingLog
-from skyfall_ns.processing.vendor_images import Crop, VendorImage, open_images, override_sun_angles, read_crop
+from skyfall_ns.processing.sun_position import complete_sun_angles
+from skyfall_ns.processing.vendor_images import VendorImage, open_images, override_sun_angles, read_crop
 
 POINTING_MARGIN_PX = 24  # vendor RPCs have pointing errors of a few pixels
 
@@ -35,7 +38,7 @@ def read_input_images(paths: Sequence[Path], options: ProcessingOptions, log: Pr
 
     Raises SkyfallError for images, areas or heights that cannot be used.
     """
-    images = override_sun_angles(open_images(paths), options.suns)
+    images = _describe_images(override_sun_angles(open_images(paths, options.flags), options.suns), log)
     held_out = _select_held_out([image.name for image in images], options.test_images)
     height_range_m = _search_height_range_m(images, options.height_range_m)
     crops, corners = _read_rough_crops(images, options.area, height_range_m)
@@ -43,6 +46,15 @@ def read_input_images(paths: Sequence[Path], options: ProcessingOptions, log: Pr
     note_blank_images([image.name for image in images], blank, held_out, log)
     kept = np.flatnonzero(~blank)
     return InputImages(tuple(images[k] for k in kept), tuple(crops[k] for k in kept), corners, height_range_m, held_out)
+
+
+def _describe_images(images: Sequence[VendorImage], log: ProcessingLog) -> list[VendorImage]:
+    """Check the images' RPCs, complete their suns, and note what is assumed about them."""
+    for note in (*(note for image in images for note in image.notes), *check_plausibility(images)):
+        log.add_note(note)
+    completed, note = complete_sun_angles(images)
+    log.add_note(note)
+    return completed
 
 
 def note_blank_images(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from skyfall_ns.geo.cameras import CameraModel
 from skyfall_ns.processing.area_of_interest import AreaOfInterest
+from skyfall_ns.processing.vendor_images import ImageFlags
 
 PointsMode = Literal["dense", "sparse"]
 Progress = Callable[[int, int], None]  # (done, total)
@@ -29,6 +30,8 @@ class ProcessingOptions:
     """Names or globs of the images to hold out of training."""
     suns: tuple[str, ...] = ()
     """Sun angles that replace those of the files, as "NAME=AZIMUTH,ELEVATION" in degrees."""
+    flags: ImageFlags = field(default_factory=ImageFlags)
+    """RPC files, masks and bands that replace those of the files."""
     gamma: float | None = None
     """Gamma of the tone curve; by default chosen from the images."""
     resolution_m: float = 0.5

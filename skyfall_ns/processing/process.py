@@ -16,6 +16,7 @@ from skyfall_ns.io.ply import write_ply
 from skyfall_ns.processing.coverage import Coverage
 from skyfall_ns.processing.crops import affine_camera, make_scene_images, read_crops
 from skyfall_ns.processing.dense_surface import DenseSurface, match_scene_surface
+from skyfall_ns.processing.image_windows import Crop
 from skyfall_ns.processing.initial_points import color_tie_points, point_spacing_m, to_ply_points
 from skyfall_ns.processing.input_images import InputImages, read_input_images
 from skyfall_ns.processing.masks import visible_area_mask
@@ -25,7 +26,7 @@ from skyfall_ns.processing.scene_files import write_images, write_surface_layers
 from skyfall_ns.processing.scene_volume import SceneVolume, find_scene_volume
 from skyfall_ns.processing.tied_images import TiedImages, crop_rpcs, find_crop_tie_points
 from skyfall_ns.processing.tone_mapping import check_gamma
-from skyfall_ns.processing.vendor_images import Crop, VendorImage
+from skyfall_ns.processing.vendor_images import VendorImage
 from skyfall_ns.scene.scene import Scene, SceneImage
 
 
@@ -66,7 +67,7 @@ def process_scene(
     with log.time_stage("heights", "Looking for the lowest and the highest surface"):
         volume = find_scene_volume(inputs, tied, options, log)
     with log.time_stage("crop", "Cropping and tone mapping"):
-        crops, images = _crop_images(volume, inputs.held_out, options)
+        crops, images = _crop_images(volume, inputs.held_out, options, log)
     scene, dense = Scene(volume.frame, volume.box_m, tuple(images), directory=directory), None
     if options.points == "dense":
         with log.time_stage("surface", "Matching a dense surface"):
@@ -95,14 +96,15 @@ def _tie_images(
 
 
 def _crop_images(
-    volume: SceneVolume, held_out: frozenset[str], options: ProcessingOptions
+    volume: SceneVolume, held_out: frozenset[str], options: ProcessingOptions, log: ProcessingLog
 ) -> tuple[list[Crop], list[SceneImage]]:
     """Read the windows that show the relief, and fit cameras over the box with its border."""
     vendor_images, offsets_px = volume.tied.vendor_images, volume.tied.adjustment.offsets_px
     crops = read_crops(vendor_images, offsets_px, volume.frame, volume.relief.extreme_points_m())
-    images = make_scene_images(
+    images, note = make_scene_images(
         vendor_images, crops, offsets_px, volume.frame, volume.wide_box_m, options.camera, held_out, options.gamma
     )
+    log.add_note(note)
     return crops, images
 
 

@@ -63,8 +63,14 @@ def build_report(result: ProcessingResult) -> dict[str, Any]:
                 "split": image.split,
                 "acquired": image.acquired,
                 "sun_deg": image.sun_deg,
+                "sensor": vendor.acquisition.sensor,
+                "off_nadir_deg": vendor.acquisition.off_nadir_deg,
+                "view_azimuth_deg": vendor.acquisition.view_azimuth_deg,
+                "gsd_m": vendor.acquisition.gsd_m,
+                "bands": list(vendor.pixels.bands),
+                "rpc_file": vendor.rpc_file.name,
             }
-            for image in scene.images
+            for image, vendor in zip(scene.images, result.vendor_images, strict=True)
         },
         "points": {"count": result.point_count},
         "surface": _surface_numbers(result),

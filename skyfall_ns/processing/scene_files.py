@@ -13,7 +13,7 @@ from skyfall_ns.geo.plane_sweep import Surface
 from skyfall_ns.geo.raster import write_raster
 from skyfall_ns.geo.rpc import RPC
 from skyfall_ns.io.images import bgr_image, write_png
-from skyfall_ns.processing.vendor_images import Crop
+from skyfall_ns.processing.image_windows import Crop
 from skyfall_ns.scene.scene import Scene, SceneImage
 
 SURFACE, CONFIDENCE, SOURCE, SIGMA = (f"surface{part}.tif" for part in ("", "_confidence", "_source", "_sigma"))

@@ -11,8 +11,9 @@ from skyfall_ns.geo.bundle_adjustment import Adjustment
 from skyfall_ns.geo.rpc import RPC
 from skyfall_ns.geo.tie_points import find_tie_points
 from skyfall_ns.processing.crops import apply_tone
+from skyfall_ns.processing.image_windows import Crop
 from skyfall_ns.processing.tone_mapping import fit_tone
-from skyfall_ns.processing.vendor_images import Crop, VendorImage
+from skyfall_ns.processing.vendor_images import VendorImage
 from skyfall_ns.scene.scene import DISPLAY_GAMMA
 
 

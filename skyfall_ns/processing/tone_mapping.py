@@ -1,4 +1,4 @@
-"""One tone curve for all images of a scene, from the digital numbers of their common ground.
+"""Tone curves of the images of a scene, one for all where it can be, from the digital numbers of their common ground.
 
 The model assumes gamma-encoded images: light = value ** DISPLAY_GAMMA. Deliveries of more than 8 bits are proportional
 to light, and a tone curve of gamma 2.2 encodes them exactly. Those of 8 bits may already be gamma-encoded, and a second
@@ -17,6 +17,8 @@ from skyfall_ns.scene.scene import DISPLAY_GAMMA, Tone
 
 PERCENTILES = (0.5, 99.5)
 MID_GRAY = 0.5
+MAX_RANGE_RATIO = 5.0  # of the brightest digital numbers of two images with one tone curve
+MEDIAN_TOLERANCE = 0.15  # of tone-mapped images: the medians of two dates of one place differ by that
 _SAMPLES = 400_000  # per image
 
 
@@ -49,16 +51,59 @@ def fit_tone(
     return replace(stretched, gamma=gamma)
 
 
+def fit_tones(
+    images: Sequence[ndarray], masks: Sequence[ndarray], gamma: float | None, full_wells: Sequence[float]
+) -> tuple[list[Tone], str | None]:
+    """One tone curve for all images, or one per image with a note where their digital numbers have different ranges.
+
+    Arguments are those of `fit_tone`; `full_wells` has one number per image."""
+    ranges = [_upper_range(image, mask) for image, mask in zip(images, masks, strict=True)]
+    depths = {image.dtype.itemsize == 1 for image in images}
+    if len(depths) == 1 and max(ranges) <= MAX_RANGE_RATIO * min(ranges):
+        return [fit_tone(images, masks, gamma, min(full_wells))] * len(images), None
+    if len({image.shape[2] for image in images}) != 1:
+        fit_tone(images, masks)  # raises the error of gray and color images
+    tones = [
+        fit_tone([image], [mask], gamma, well) for image, mask, well in zip(images, masks, full_wells, strict=True)
+    ]
+    if gamma is None and len(depths) == 2:
+        tones = _match_display_ready(tones, images, masks)
+    return tones, (
+        "the digital numbers of the images have different ranges (bit depths or units): each image has its own tone "
+        "curve"
+    )
+
+
+def _match_display_ready(tones: Sequence[Tone], images: Sequence[ndarray], masks: Sequence[ndarray]) -> list[Tone]:
+    """The tones, with gammas for 8-bit images: 2.2 as for the deeper ones if that makes their medians similar, or that
+    which makes them equal, within 1 to 2.2."""
+    samples = [_sample_pixels(image, mask) for image, mask in zip(images, masks, strict=True)]
+    deep = [k for k, image in enumerate(images) if image.dtype.itemsize > 1]
+    target = float(np.mean([np.median(tones[k].apply_curve(samples[k])) for k in deep]))
+    matched = list(tones)
+    for k in set(range(len(images))) - set(deep):
+        median = float(np.median(replace(tones[k], gamma=1.0).apply_curve(samples[k])))
+        is_linear = abs(median ** (1 / DISPLAY_GAMMA) - target) <= MEDIAN_TOLERANCE
+        matched[k] = replace(tones[k], gamma=DISPLAY_GAMMA if is_linear else median_gamma(median, target))
+    return matched
+
+
+def _upper_range(image: ndarray, mask: ndarray) -> float:
+    """The largest digital number of an image, but for the brightest ones; at least a small positive number."""
+    samples = _sample_pixels(image, mask)
+    return max(float(np.percentile(samples, PERCENTILES[1])) if samples.size else 0.0, 1e-6)
+
+
 def check_gamma(gamma: float | None) -> None:
     """Raise RasterError unless gamma is None or positive and finite."""
     if gamma is not None and not 0 < gamma < math.inf:
         raise RasterError(f"--gamma {gamma:g} is not a positive number. Pass 1 to 2.2, or leave the flag out.")
 
 
-def median_gamma(median: float) -> float:
-    """The gamma that brings a median in 0..1 to mid-gray, limited to 1..2.2."""
-    darkest = MID_GRAY**DISPLAY_GAMMA
-    return max(1.0, math.log(max(median, darkest)) / math.log(MID_GRAY))
+def median_gamma(median: float, target: float = MID_GRAY) -> float:
+    """The gamma that brings a median in 0..1 to a target (by default mid-gray), limited to 1..2.2."""
+    median, target = min(max(median, 1e-3), 0.999), min(max(target, 1e-3), 0.999)
+    return min(max(1.0, math.log(median) / math.log(target)), DISPLAY_GAMMA)
 
 
 def _sample_pixels(image: ndarray, mask: ndarray) -> ndarray:

@@ -41,6 +41,14 @@ class Images:
     sun: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=AZIMUTH,ELEVATION ...")] = ()
     """Sun position, which replaces that of an image's metadata: degrees from true north and above the horizon, per name
     or glob."""
+    rpc: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FILE ...")] = ()
+    """RPC file of an image, which replaces those in or beside it, per name or glob: .RPB, _RPC.TXT, XML, .geom, CSV or
+    JSON."""
+    mask: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FILE ...")] = ()
+    """Mask of an image (of clouds, for example), per name or glob: an image of the same size, 0 where pixels are not to
+    be used."""
+    bands: Annotated[tuple[int, ...], tyro.conf.arg(metavar="BAND ...")] = ()
+    """Band numbers from 1: those of red, green and blue, or one. By default those that the file names."""
     gamma: float | None = None
     """Brightness of the scene's images: value ** (1 / gamma) after a linear stretch. By default 2.2; for
     images of 8 bits, which may be ready for display, the value that brings their median to mid-gray, at least 1."""
@@ -52,6 +60,7 @@ class Images:
         from skyfall_ns.io.directories import atomic_directory
         from skyfall_ns.processing.area_of_interest import AreaOfInterest
         from skyfall_ns.processing.options import ProcessingOptions
+        from skyfall_ns.processing.vendor_images import ImageFlags
 
         options = ProcessingOptions(
             area=AreaOfInterest(self.aoi, self.center, self.size),
@@ -61,6 +70,7 @@ class Images:
             points=self.points,
             test_images=self.test_images,
             suns=self.sun,
+            flags=ImageFlags(self.rpc, self.mask, self.bands),
             gamma=self.gamma,
         )
         inputs = [*self.images, *([self.aoi] if self.aoi else [])]

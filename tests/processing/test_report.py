@@ -132,7 +132,10 @@ def test_file_names_are_escaped(processed_scene, tmp_path):
         cv2.imwrite(str(tmp_path / f"previews/{image.name}.png"), np.zeros((60, 60), np.uint8))
     evil = tmp_path / "<script>alert('x')&.tif"
     evil.touch()
-    vendor = (replace(result.vendor_images[0], path=evil), *result.vendor_images[1:])
+    vendor = (
+        replace(result.vendor_images[0], pixels=replace(result.vendor_images[0].pixels, path=evil)),
+        *result.vendor_images[1:],
+    )
     write_reports(tmp_path, replace(result, vendor_images=vendor))
     page = Page((tmp_path / "report.html").read_text())
     assert "script" not in page.elements and "<script>alert('x')&.tif" in page.text

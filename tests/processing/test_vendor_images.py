@@ -5,16 +5,14 @@ import shutil
 import numpy as np
 import pytest
 from helpers.vendor_files import SIZE, vendor_rpc, write_vendor_image, write_vendor_images
+from rasterio.enums import ColorInterp
 
 from skyfall_ns.errors import RasterError
-from skyfall_ns.processing import vendor_images
-from skyfall_ns.processing.vendor_images import (
-    open_images,
-    parse_acquisition_time,
-    parse_sun_angles,
-    read_crop,
-    saturation_mask,
-)
+from skyfall_ns.processing import image_windows, vendor_images
+from skyfall_ns.processing.acquisition import parse_acquisition_time, parse_sun_angles
+from skyfall_ns.processing.image_bands import find_color_bands
+from skyfall_ns.processing.image_windows import saturation_mask
+from skyfall_ns.processing.vendor_images import open_images, read_crop
 
 LEAN = (0.35, 0.05)
 
@@ -74,10 +72,10 @@ def test_color_bands_are_found_by_their_interpretation(tmp_path):
     path = write_vendor_image(tmp_path / "a.tif", dn, vendor_rpc(LEAN))
     other = write_vendor_image(tmp_path / "b.tif", dn, vendor_rpc(LEAN))
     images = open_images([path, other])
-    assert images[0].bands == (1, 2, 3)
-    red, green, blue, gray = (vendor_images.ColorInterp(v) for v in (3, 4, 5, 1))
-    assert vendor_images._color_bands([gray, blue, green, red]) == (4, 3, 2)  # the order of WorldView files
-    assert vendor_images._color_bands([gray, gray]) == (1,)
+    assert images[0].pixels.bands == (1, 2, 3)
+    red, green, blue, gray = (ColorInterp(v) for v in (3, 4, 5, 1))
+    assert find_color_bands([None] * 4, [gray, blue, green, red]).bands == (4, 3, 2)  # the order of WorldView files
+    assert find_color_bands([None] * 2, [gray, gray]).bands == (1,)
     assert read_crop(images[0], np.array([[0.0, 0], [39, 39]]), 0).dn[5, 5].tolist() == [10, 20, 30]
 
 
@@ -129,7 +127,7 @@ def test_windows_within_one_that_was_read_are_not_read_again(tmp_path, monkeypat
     image = open_images(write_vendor_images(tmp_path))[0]
     outer = read_crop(image, np.array([[20.0, 30.0], [180.0, 190.0]]), 0)
     plain = read_crop(open_images(write_vendor_images(tmp_path))[0], np.array([[50.0, 60.0], [120.0, 140.0]]), 5)
-    monkeypatch.setattr(vendor_images, "_read_from_disk", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(image_windows, "read_pixels", lambda *_: pytest.fail("read again"))
     inner = read_crop(image, np.array([[50.0, 60.0], [120.0, 140.0]]), 5)
     assert (inner.col0, inner.row0) == (plain.col0, plain.row0) and np.array_equal(inner.dn, plain.dn)
     assert inner.dn.flags.owndata and not np.shares_memory(inner.dn, outer.dn)
