@@ -1,5 +1,6 @@
 """The methods of ns-train. Defaults are in the configuration classes; methods hold differences from them only."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +17,13 @@ from skyfall_ns.nerfstudio_patches import FusedAdamConfig, PlainExponentialDecay
 from skyfall_ns.pipelines.depth_supervision import DepthSupervisionConfig
 from skyfall_ns.pipelines.idu_pipeline import IduPipelineConfig
 from skyfall_ns.pipelines.skyfall_pipeline import SkyfallPipelineConfig
+from skyfall_ns.preflight import check_command_line
 from skyfall_ns.priors.pseudo_cameras import PseudoSchedule
 from skyfall_ns.refiners.registry import FLUX, KLEIN
 from skyfall_ns.scene.model_space import MODEL_PER_METER
 
 nerfstudio_patches.apply_patches()
+check_command_line(sys.argv)  # Nerfstudio's commands import the methods before they read their command line
 
 DEFAULT_STEPS = 600  # time per run: benchmarks/stage1.md
 FAST_STEPS = 250

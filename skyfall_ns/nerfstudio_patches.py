@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from nerfstudio.configs.experiment_config import ExperimentConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecayScheduler, ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer
@@ -24,6 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from skyfall_ns.errors import SkyfallError, TrainingError, disk_message
+from skyfall_ns.run_config import OUR_PACKAGE, check_calls, locate_run, newest_checkpoint_step, parse_run_config
 
 RENDER_TIMEOUT_S = 20.0
 
@@ -75,6 +78,8 @@ def apply_patches() -> None:
     add_ffmpeg_to_path()
     install_excepthook()
     check_for_checkpoints()
+    restrict_config_loading()
+    find_runs_where_they_lie()
 
 
 @dataclass
@@ -166,15 +171,63 @@ def check_for_checkpoints() -> None:
 
     def load_checked(trainer: Trainer) -> None:
         directory = trainer.config.load_dir
-        if directory is not None and not any(Path(directory).glob("step-*.ckpt")):
-            raise TrainingError(
-                f"{directory} has no checkpoint. Pass RUN/nerfstudio_models of a run that has saved one "
-                "(--steps-per-save), or train from the start without --load-dir."
-            )
+        if directory is not None and trainer.config.load_step is None:
+            trainer.config.load_step = newest_checkpoint_step(directory)  # Nerfstudio stumbles over other files
+            if trainer.config.load_step is None:
+                raise TrainingError(
+                    f"{directory} has no checkpoint. Pass RUN/nerfstudio_models of a run that has saved one "
+                    "(--steps-per-save), or train from the start without --load-dir."
+                )
         load_checkpoint(trainer)
 
     load_checked.is_checked = True  # type: ignore[attr-defined]
     Trainer._load_checkpoint = load_checked  # type: ignore[method-assign]
+
+
+def restrict_config_loading() -> None:
+    """Make Nerfstudio's commands read config.yml without running code in it: `eval_setup` and --load-config call
+    `yaml.load` with a loader that calls whatever the file names.
+
+    Runs of this plugin may contain its classes only. Those of other methods may contain the classes of installed
+    plugins, and are otherwise read as before."""
+    load = yaml.load
+    if getattr(load, "is_restricted", False):
+        return
+
+    def load_restricted(stream: Any, Loader: Any) -> Any:  # PyYAML's name
+        caller = sys._getframe(1)
+        if Loader is not yaml.Loader or not caller.f_globals.get("__name__", "").startswith("nerfstudio."):
+            return load(stream, Loader)
+        path = _config_path(caller.f_locals)
+        if OUR_PACKAGE in stream:
+            config = parse_run_config(stream, path)
+            if "config_path" in caller.f_locals:
+                locate_run(config, path)
+            return config
+        check_calls(stream, path)
+        return load(stream, Loader)
+
+    load_restricted.is_restricted = True  # type: ignore[attr-defined]
+    yaml.load = load_restricted
+
+
+def _config_path(variables: dict[str, Any]) -> Path:
+    """The file that a function of Nerfstudio reads: `config_path` in eval_setup, `config.load_config` in ns-train."""
+    return Path(variables.get("config_path") or getattr(variables.get("config"), "load_config", None) or "config.yml")
+
+
+def find_runs_where_they_lie() -> None:
+    """Make runs the directory of their config.yml: Nerfstudio looks where they were written, and loads the checkpoint
+    of another run that is there now."""
+    get_base_dir = ExperimentConfig.get_base_dir
+    if getattr(get_base_dir, "is_located", False):
+        return
+
+    def get_located_directory(config: ExperimentConfig) -> Path:
+        return getattr(config, "located_directory", None) or get_base_dir(config)
+
+    get_located_directory.is_located = True  # type: ignore[attr-defined]
+    ExperimentConfig.get_base_dir = get_located_directory  # type: ignore[method-assign]
 
 
 def patch_viewer(viewer: Any) -> None:

@@ -11,10 +11,11 @@ import skyfall_ns
 ROOT = Path(skyfall_ns.__file__).parent
 LAYERS = (
     ("errors", "__init__"),
+    ("run_config",),
     ("nerfstudio_patches", "option_checks", "machine_options", "io"),
     ("geo",),
     ("scene",),
-    ("view",),
+    ("view", "preflight"),
     ("priors", "refiners", "processing", "synthetic_city", "dataparsers", "viewer"),
     ("models",),
     ("idu",),

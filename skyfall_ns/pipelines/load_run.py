@@ -4,12 +4,12 @@ import pickle
 from pathlib import Path
 
 import torch
-import yaml
 from nerfstudio.engine.trainer import TrainerConfig
 
 from skyfall_ns import nerfstudio_patches
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.models.skyfall import SkyfallModel
+from skyfall_ns.run_config import newest_checkpoint_step, read_run_config
 
 
 def find_checkpoint(config_path: Path, step: int | None = None) -> Path:
@@ -18,29 +18,15 @@ def find_checkpoint(config_path: Path, step: int | None = None) -> Path:
     config_path = Path(config_path)
     if not config_path.is_file():
         raise TrainingError(f"{config_path} does not exist. Pass the config.yml that ns-train wrote.")
-    found = sorted((config_path.parent / "nerfstudio_models").glob("*.ckpt"))
-    if not found:
+    directory = config_path.parent / "nerfstudio_models"
+    newest = newest_checkpoint_step(directory)
+    if newest is None:
         raise TrainingError(f"{config_path} belongs to a run without a checkpoint. Train it again, or let it finish.")
-    if step is None:
-        return found[-1]
-    wanted = config_path.parent / "nerfstudio_models" / f"step-{step:09d}.ckpt"
-    if wanted not in found:
-        steps = ", ".join(str(int(path.stem.removeprefix("step-"))) for path in found)
+    checkpoint = directory / f"step-{newest if step is None else step:09d}.ckpt"
+    if not checkpoint.is_file():
+        steps = ", ".join(str(int(path.stem.removeprefix("step-"))) for path in sorted(directory.glob("step-*.ckpt")))
         raise TrainingError(f"{config_path} has no checkpoint of step {step}. Give one of its steps: {steps}.")
-    return wanted
-
-
-def _check_config(path: Path) -> None:
-    """Raise TrainingError if a config.yml is damaged or not a training configuration."""
-    try:
-        config = yaml.load(path.read_text(), Loader=yaml.Loader)  # as Nerfstudio reads it
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise TrainingError(
-            f"{path} is damaged ({reason}). Pass the config.yml that ns-train skyfall wrote."
-        ) from error
-    if not isinstance(config, TrainerConfig):
-        raise TrainingError(f"{path} is not a training configuration. Pass the config.yml that ns-train skyfall wrote.")
+    return checkpoint
 
 
 def _first_sentence(error: Exception) -> str:
@@ -58,7 +44,7 @@ def load_run(config_path: Path, step: int | None = None) -> SkyfallModel:
     nerfstudio_patches.apply_patches()
     config_path = Path(config_path)
     find_checkpoint(config_path, step)
-    _check_config(config_path)
+    read_run_config(config_path)
 
     def choose_step(config: TrainerConfig) -> TrainerConfig:
         config.load_step = step
