@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from skyfall_ns.io.outputs import check_output_directory
+
 
 @dataclass(frozen=True)
 class RpcExport:
@@ -16,6 +18,7 @@ class RpcExport:
 
     def run(self) -> None:
         """Write the RPCs; print their directory and the largest learned offset."""
+        check_output_directory("--output-dir", self.output_dir)
         from skyfall_ns.export.rpc import write_rpcs
         from skyfall_ns.models.geometry.image_offsets import named_offsets_px
         from skyfall_ns.pipelines.load_run import load_run

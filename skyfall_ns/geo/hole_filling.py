@@ -9,8 +9,10 @@ import math
 
 import numpy as np
 from jaxtyping import Bool, Float32
-from numba import njit, prange
+from numba import prange
 from numpy import ndarray
+
+from skyfall_ns.geo.compilation import njit
 
 DIRECTION_COUNT = 16
 MAX_DISTANCE_M = 80.0  # matched cells farther away are not used

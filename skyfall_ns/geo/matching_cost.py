@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, UInt8
-from numba import njit
 from numpy import ndarray
 
 from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.geo.grid import Grid
 from skyfall_ns.geo.threads import thread_pool
 

@@ -15,6 +15,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.io import MemoryFile
+from rasterio.windows import Window
 
 from skyfall_ns.errors import RasterError
 from skyfall_ns.geo.rpc import RPC
@@ -53,6 +54,45 @@ def read_raster(path: str | os.PathLike[str]) -> Raster:
     except RasterioIOError as error:
         what = "cannot be read as a raster" if path.exists() else "does not exist"
         raise RasterError(f"{path} {what}. Check the path, or copy the file again.") from error
+
+
+def read_data_extent(path: str | os.PathLike[str]) -> Raster:
+    """Read the part of a raster's first band that has data: the smallest window with all cells that are neither nodata
+    nor NaN, found block by block, so that large margins of nodata take no memory. RasterError if it cannot be read, or
+    has no data."""
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as source:
+                window = _data_window(source)
+                if window is None:
+                    raise RasterError(f"{path} has no height at all. Check its nodata value.")
+                bands = source.read([1], window=window)
+                transform = source.window_transform(window)
+                return Raster(bands, _crs_name(source.crs), transform, source.nodata, dict(source.tags()))
+    except RasterioIOError as error:
+        what = "cannot be read as a raster" if path.exists() else "does not exist"
+        raise RasterError(f"{path} {what}. Check the path, or copy the file again.") from error
+
+
+def _data_window(source: rasterio.DatasetReader) -> Window | None:
+    """The smallest window of the first band with all of its data; None if there are none."""
+    low, high = np.array([source.height, source.width]), np.array([-1, -1])
+    for _, block in source.block_windows(1):
+        values = source.read(1, window=block)
+        known = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+        if source.nodata is not None:
+            known &= values != source.nodata
+        if known.any():
+            first = np.array([block.row_off, block.col_off])
+            rows, columns = np.flatnonzero(known.any(1)), np.flatnonzero(known.any(0))
+            low = np.minimum(low, first + [rows[0], columns[0]])
+            high = np.maximum(high, first + [rows[-1], columns[-1]])
+    if (high < low).any():
+        return None
+    height, width = (int(v) for v in high - low + 1)
+    return Window(int(low[1]), int(low[0]), width, height)  # pyright: ignore[reportCallIssue]  # untyped attrs
 
 
 def _crs_name(crs: CRS | None) -> str | None:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt16
-from numba import njit
 from numpy import ndarray
 
 from skyfall_ns.geo.cameras import AffineCamera
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.geo.threads import thread_pool
 
 

@@ -6,8 +6,10 @@ direction never share a cell, so the result is the same for any number of thread
 
 import numpy as np
 from jaxtyping import Int16, Int64, UInt8, UInt16
-from numba import njit, prange
+from numba import prange
 from numpy import ndarray
+
+from skyfall_ns.geo.compilation import njit
 
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))  # (row, column) steps
 _INFINITE = 8000  # above every path cost (255 + large penalty); the sum of eight still fits 16 bits

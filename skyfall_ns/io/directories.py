@@ -8,19 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from skyfall_ns.errors import SceneError
+from skyfall_ns.io.files import atomic_write
 
 if os.name == "posix":
     import fcntl  # without locks (Windows), leftovers of killed processes cannot be recognized, and stay
 
 _LOCK = ".being-built"
+FILE_LIST = "files.txt"  # names the files of a scene that its command made
+OWN_NAMES = ("scene.json", "points.ply", "images", "masks", "previews", "report", "report.json", "report.html")
+OWN_NAMES += ("raw", "truth", "surface.tif", "surface_confidence.tif", "surface_source.tif", "surface_sigma.tif")
 
 
 @contextmanager
 def atomic_directory(target: Path, force: bool, inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield a temporary directory beside `target`; it replaces `target` on success and is removed on failure.
 
-    Raises SceneError if `target` exists and `force` is not given, if the existing one is not a scene or contains one of
-    the `inputs`, which replacing it would delete, or if no directory can be created there.
+    FILE_LIST in it names what was made. Of an existing target only those files are replaced; others, such as runs and
+    camera paths that a user put there, are kept. Raises SceneError if `target` exists and `force` is not given, if the
+    existing one is not a scene or contains one of the `inputs` among the files to be replaced, or if no directory can
+    be created there.
     """
     target = Path(target).resolve()
     _remove_leftovers(target)
@@ -35,6 +41,7 @@ def atomic_directory(target: Path, force: bool, inputs: Iterable[Path] = ()) -> 
             partial.chmod(0o755)
             yield partial
             (partial / _LOCK).unlink()
+            _write_file_list(partial)
             _replace_target(partial, target)
     except OSError as error:
         error.filename = error.filename or str(target)  # errors of a full disk have no file name
@@ -50,8 +57,9 @@ def _check_target(target: Path, force: bool, inputs: Iterable[Path]) -> None:
         raise SceneError(f"{target} exists already. Choose another --output-dir, or pass --force to replace it.")
     if not target.is_dir() or (any(target.iterdir()) and not (target / "scene.json").exists()):
         raise SceneError(f"{target} is not a scene, so --force does not replace it. Choose another --output-dir.")
+    others = {target / path for path in _other_files(target)}
     for path in inputs:
-        if Path(path).resolve().is_relative_to(target):
+        if Path(path).resolve().is_relative_to(target) and Path(path).resolve() not in others:
             raise SceneError(f"{path} lies in {target}, which --force would delete. Choose another --output-dir.")
 
 
@@ -71,7 +79,36 @@ def _replace_target(partial: Path, target: Path) -> None:
     except OSError:
         old.rename(target)
         raise
+    _keep_other_files(old, target)
     shutil.rmtree(old)
+
+
+def _write_file_list(directory: Path) -> None:
+    """Write the relative paths of all files of a directory to its FILE_LIST."""
+    files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
+    atomic_write(directory / FILE_LIST, "".join(f"{name}\n" for name in [*files, FILE_LIST]).encode())
+
+
+def _other_files(directory: Path) -> list[Path]:
+    """Relative paths of the files of a scene that FILE_LIST does not name: those that someone else put there.
+
+    Without a list, everything but OWN_NAMES at the top level is someone else's."""
+    found = [path.relative_to(directory) for path in directory.rglob("*") if path.is_symlink() or not path.is_dir()]
+    file_list = directory / FILE_LIST
+    if file_list.is_file():
+        made = set(file_list.read_text(encoding="utf-8").splitlines())
+        return [path for path in found if path.as_posix() not in made]
+    return [path for path in found if path.parts[0] not in OWN_NAMES]
+
+
+def _keep_other_files(old: Path, target: Path) -> None:
+    """Move the files that someone else put into a replaced scene to the new one, under another name if it is taken."""
+    for path in _other_files(old):
+        kept = target / path
+        while kept.exists():
+            kept = kept.with_name(f"{kept.name}.kept")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        (old / path).rename(kept)
 
 
 @contextmanager
@@ -88,6 +125,7 @@ def _remove_leftovers(target: Path) -> None:
     for leftover in sorted(target.parent.glob(_partial_prefix(target).replace("[", "[[]") + "*")):
         if leftover.name.endswith(".old"):
             if target.exists():
+                _keep_other_files(leftover, target)
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.rename(target)

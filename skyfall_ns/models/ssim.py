@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
+
+from skyfall_ns.geo.compilation import njit
 
 TAPS, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2

@@ -2,10 +2,10 @@
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
-from numba import njit
 from numpy import ndarray
 
 from skyfall_ns.geo.cameras import AffineCamera, quadratic_monomials
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.geo.grid import Grid
 
 MAX_STEP_M = 2.0  # of height along a line of sight; smaller where that would skip a cell

@@ -47,10 +47,10 @@ class DsmProtocol:
         from skyfall_ns.evaluation import dsm_inputs
         from skyfall_ns.evaluation.lidar import LidarTruth, score_lidar
         from skyfall_ns.geo.dsm_comparison import compare_dsm
-        from skyfall_ns.geo.raster import read_raster
+        from skyfall_ns.geo.raster import read_data_extent
 
         names = str(pred_path), str(ref_path)
-        pred = read_raster(pred_path)
+        pred = read_data_extent(pred_path)
         ref = dsm_inputs.read_reference(ref_path, pred, names[0], self.ref_crs)
         notes = {"notes": dsm_inputs.datum_notes(pred, ref, names)}
         classes = None if self.classes is None else dsm_inputs.class_values(self.classes, ref, self.ref_crs)
@@ -87,6 +87,7 @@ class Dsm(DsmProtocol):
         """Compare, print the scores, write the report and the map."""
         if not 0 <= self.edges <= 1000:
             raise SkyfallError(f"--edges {self.edges:g} is not a distance from edges. Give 0 to 1000 meters.")
+        check_output_files({"--json": self.json, "--map": self.map})
         report, difference_m, ref = self.compare(self.pred, self.ref, self.edges)
         if self.sigma is not None:
             report = report | {"sigma": _sigma_report(self.sigma, ref, difference_m)}
@@ -100,7 +101,6 @@ class Dsm(DsmProtocol):
         if self.map:
             from skyfall_ns.io.images import difference_map, write_png
 
-            self.map.parent.mkdir(parents=True, exist_ok=True)
             write_png(self.map, difference_map(difference_m))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from skyfall_ns.io.files import write_json
+from skyfall_ns.io.outputs import check_output_directory, check_output_files
 from skyfall_ns.scripts._cli import run_command
 from skyfall_ns.scripts._evaluate_dsm import Change, Dsm, Dsms
 from skyfall_ns.scripts._evaluate_images import Images
@@ -42,6 +43,8 @@ class Views:
         from skyfall_ns.evaluation.views import GroundTruth, score_views, summarize_scores
         from skyfall_ns.pipelines.load_run import load_run
 
+        check_output_files({"--json": self.json})
+        check_output_directory("--pictures", self.pictures)
         truth = GroundTruth.from_directory(self.truth)
         renderer = load_run(self.load_config).renderer
         shift_m = self._shift_m(renderer)
@@ -54,7 +57,6 @@ class Views:
         if self.pictures:
             from skyfall_ns.io.images import bgr_image, write_png
 
-            self.pictures.mkdir(parents=True, exist_ok=True)
             for score in scores:
                 write_png(self.pictures / f"{score.view.path.stem}.png", bgr_image(score.comparison.numpy()))
 

@@ -8,8 +8,8 @@ All kernels are in this file, because Numba's cache recompiles a kernel only if 
 import math
 
 import numpy as np
-from numba import njit
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.synthetic_city.layout import FLAT, HIP, SIDEWALK_M, STREET_M, pond_radius, terrain_height
 
 GROUND, BUILDING, TREE, WATER = 0, 1, 2, 3

@@ -28,7 +28,7 @@ def test_directory_appears_at_the_end_with_its_parents(tmp_path):
     with atomic_directory(target, force=False) as directory:
         (directory / "scene.json").write_text("new")
         assert not target.exists() and directory.parent == target.parent  # one disk: the rename is atomic
-    assert file_names(target) == ["scene.json"] and file_names(target.parent) == ["scene"]
+    assert file_names(target) == ["files.txt", "scene.json"] and file_names(target.parent) == ["scene"]
     assert target.stat().st_mode & 0o777 == 0o755
 
 
@@ -53,8 +53,54 @@ def test_scenes_are_replaced_only_with_force(tmp_path):
     with pytest.raises(SceneError, match=r"scene exists already\. Choose another --output-dir, or pass --force"):
         make_scene(tmp_path / "scene")
     make_scene(tmp_path / "scene", force=True)
-    assert file_names(tmp_path / "scene") == ["scene.json"] and (tmp_path / "scene/scene.json").read_text() == "new"
-    assert file_names(tmp_path) == ["scene"]
+    assert file_names(tmp_path / "scene") == ["extra", "files.txt", "scene.json"]
+    assert (tmp_path / "scene/scene.json").read_text() == "new" and file_names(tmp_path) == ["scene"]
+
+
+def test_force_keeps_what_the_command_did_not_make(tmp_path):
+    """Runs, camera paths and links that a user put into a scene, also where the new scene has a file of that name."""
+    scene = tmp_path / "scene"
+    with atomic_directory(scene, force=False) as directory:
+        for name in ("scene.json", "images/a.tif", "surface.tif"):
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).write_text("old")
+    for name in ("camera_paths/path.json", "runs/city/config.yml", "images/mine.tif", ".hidden"):
+        (scene / name).parent.mkdir(parents=True, exist_ok=True)
+        (scene / name).write_text("mine")
+    (scene / "link").symlink_to(tmp_path)
+    with atomic_directory(scene, force=True) as directory:
+        for name in ("scene.json", "images/b.tif", "images/mine.tif"):
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).write_text("new")
+    contents = {p.relative_to(scene).as_posix(): p.read_text() for p in scene.rglob("*") if p.is_file()}
+    contents.pop("files.txt")
+    assert contents == {
+        "scene.json": "new", "images/b.tif": "new", "images/mine.tif": "new", "images/mine.tif.kept": "mine",
+        "camera_paths/path.json": "mine", "runs/city/config.yml": "mine", ".hidden": "mine",
+    }  # fmt: skip
+    assert (scene / "link").is_symlink() and file_names(tmp_path) == ["scene"]
+
+
+def test_scenes_without_a_list_keep_what_has_no_name_of_a_scene(tmp_path):
+    scene = tmp_path / "scene"
+    make_scene(scene, text="old")
+    (scene / "files.txt").unlink()
+    for name in ("camera_paths/path.json", "images/a.tif"):
+        (scene / name).parent.mkdir()
+        (scene / name).touch()
+    make_scene(scene, force=True)
+    assert file_names(scene) == ["camera_paths", "files.txt", "scene.json"]
+
+
+def test_what_was_kept_survives_a_kill_before_the_old_scene_is_removed(tmp_path):
+    make_scene(tmp_path / "scene", text="old")
+    (tmp_path / "scene/mine.txt").touch()
+    (tmp_path / "scene").rename(tmp_path / ".scene.partial-abcd.old")
+    (tmp_path / "scene").mkdir()
+    (tmp_path / "scene/scene.json").write_text("new")
+    with pytest.raises(SceneError, match="exists already"):
+        make_scene(tmp_path / "scene")
+    assert file_names(tmp_path) == ["scene"] and file_names(tmp_path / "scene") == ["mine.txt", "scene.json"]
 
 
 def test_force_replaces_only_scenes(tmp_path):
@@ -70,10 +116,11 @@ def test_force_replaces_only_scenes(tmp_path):
 
 
 def test_force_never_deletes_the_inputs(tmp_path):
-    make_scene(tmp_path / "scene")
+    with atomic_directory(tmp_path / "scene", force=False) as directory:
+        (directory / "scene.json").touch()
+        (directory / "raw").mkdir()
+        (directory / "raw/a.tif").touch()
     image = tmp_path / "scene/raw/a.tif"
-    image.parent.mkdir()
-    image.touch()
     with pytest.raises(SceneError, match=r"a.tif lies in .*scene, which --force would delete\. Choose"):
         make_scene(tmp_path / "scene", force=True, inputs=[image])
     assert image.exists()

@@ -10,8 +10,9 @@ of a finished pixel is stored negated, and no further Gaussian contributes to it
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.rasterizers.cpu_footprint import (
     BLUE,
     CENTER_X,

@@ -10,8 +10,9 @@ The visibility tests of the forward pass are not repeated. Per pixel one number 
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.rasterizers.cpu_blend import (
     ALPHA_MAX,
     BLOCK_PIXELS,

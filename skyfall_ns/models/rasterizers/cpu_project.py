@@ -9,8 +9,9 @@ Positions are summed in float64; the rest is float32, in forms without cancellat
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.rasterizers.cpu_footprint import FOOTPRINT_SIZE
 from skyfall_ns.models.rasterizers.cpu_tiles import NUM_CHUNKS, count_tiles
 from skyfall_ns.models.rasterizers.lanes import (

@@ -8,8 +8,9 @@ covariance are products of K with the records' moments of w, without an inverse.
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.rasterizers.cpu_blend_back import (
     RECORD_SIZE,
     S_BLUE,

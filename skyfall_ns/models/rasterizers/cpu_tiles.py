@@ -9,8 +9,9 @@ numbered tile by tile.
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.rasterizers.cpu_footprint import FIRST_X, FIRST_Y, FOOTPRINT_SIZE, LAST_X, LAST_Y
 from skyfall_ns.models.rasterizers.lanes import LANE_COUNT
 from skyfall_ns.models.rasterizers.lanes_memory import claim_next, load_element

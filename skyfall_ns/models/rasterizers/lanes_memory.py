@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils, errors
 from numba.extending import intrinsic
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.rasterizers.lanes import (
     F32,
     FLOAT_VECTOR,
