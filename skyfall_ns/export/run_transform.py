@@ -1,6 +1,5 @@
 """Georegistration of a run's model space, read from the run's files without importing Nerfstudio."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from numpy import ndarray
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.geo.frame import LocalFrame
+from skyfall_ns.io.json_files import read_json
 from skyfall_ns.scene.scene import Scene
 
 TRANSFORMS_FILE = "dataparser_transforms.json"
@@ -55,7 +55,7 @@ def read_run_transform(config_path: Path) -> RunTransform:
         )
     try:
         directory = _scene_directory(config)
-        data = json.loads(transforms.read_text())
+        data = read_json(transforms)
         matrix, scale = np.asarray(data["transform"], np.float64), float(data["scale"])
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(

@@ -22,7 +22,8 @@ def njit(*args: Any, **options: Any) -> Any:
             if "no locator available" not in str(error):
                 raise
         _warn_once()
-        return numba.njit(**options | {"cache": False})(function)
+        uncached: dict[str, Any] = {**options, "cache": False}
+        return numba.njit(**uncached)(function)
 
     return compile_function
 

@@ -24,6 +24,7 @@ OUTSIDE_COST = 40  # of cells outside all pairs of images: surfaces continue the
 HIDDEN_COST = 110  # of heights occluded by the previous surface in all pairs of views: above the cost of blank windows
 BLANK_CORRELATION = np.float32(0.5)  # of two equally bright windows without contrast: they support no height
 BLANK_BRIGHTNESS_RANGE = np.float32(64.0)  # brightness difference (0..255) from which blank windows do not correlate
+MAX_PENALIZED_M = 60.0  # the roofs of towers stay matched
 EXCLUDED_COST = 255  # of heights outside the search limits
 _NO_VOTE = np.float32(9.0)  # above every cost
 GridRegion = tuple[slice, slice]
@@ -44,6 +45,11 @@ class MatchingOptions:
     best_fraction: float
     hue_weight: float = 0.0
     height_penalty: float = 0.0
+
+    def penalty_above(self, height_m: float) -> float:
+        """Penalty (1/100) at a height above the lowest one; it ends growing at MAX_PENALIZED_M, because all views see
+        what is higher than everything around it."""
+        return self.height_penalty * min(height_m, MAX_PENALIZED_M)
 
 
 class PlaneWarp:
@@ -128,7 +134,7 @@ def cost_volume(
             warped = warp(image, float(height_m), region).reshape(*covered.shape, -1)
             _split_channels(warped, channels[view], valid[view])
         gray = np.pad(channels[:, 0], ((0, 0), (radius, radius), (radius, radius)), mode="symmetric")
-        penalty = np.float32(matching.height_penalty * (levels_m[d] - levels_m[0]))
+        penalty = np.float32(matching.penalty_above(float(levels_m[d] - levels_m[0])))
         _match_rows(
             gray, valid, channels[:, 1:], limits.lowest_visible_m[:, *region], limits.lowest_m[region],
             limits.highest_m[region], height_m, index, matching.window, np.float32(matching.best_fraction),

@@ -37,12 +37,15 @@ from skyfall_ns.geo.surface_evidence import (
     nearby_ground_m,
 )
 from skyfall_ns.geo.visibility import lowest_visible_m
+from skyfall_ns.geo.window_support import find_noise
 
 TILE_VOXELS = 220_000_000  # of 3 bytes each
 TILE_OVERLAP = 48  # cells
 VISIBILITY_TOLERANCE_M = 2.0  # heights this far below the lowest visible one still count as visible
 SEARCH_MARGIN_M = 3.0  # later sweeps search this far below and above the previous surface
 SEARCH_REACH_M = 12.0  # within this horizontal distance: edges may be displaced by as much
+ROUGH_TOLERANCE_M = 6.0  # of the coarse surface, whose cells are 2 m wide
+RELIEF_MARGIN_M = 10.0  # below and above the heights of a rough relief
 MAX_FLAT_RANGE_M = 160.0  # in taller boxes, heights are counted from a ground surface that a coarse sweep finds
 CONSISTENCY_CELLS = 5  # side of the window over which the consistency of the views is averaged
 MIN_SUNLIT_GRAY = 127.0  # of 255: blank surfaces at least this bright are in the sun
@@ -56,10 +59,11 @@ class Sweep:
     `small_step_penalty` and `large_step_penalty` (P1 and P2 of SGM, in 1/100) are those of height changes by one step
     and by more. Cells are `downsample` times as wide as those of the surface, and one height step moves the match of
     the widest pair by `step_px`. Isolated patches smaller than `min_patch_m2` count as false matches. A height is
-    matched if `confirming_fraction` of the views confirm it (at least two), and if the consistency of the views (0..1,
-    mean over CONSISTENCY_CELLS square) is at least `min_consistency`, because noise also matches at some height. Where
-    it is at least `occlusion_consistency`, better matches behind a cell do not contradict it. Heights are medians over
-    `median_cells` square; `sigma_scale` calibrates their standard deviations.
+    matched if `confirming_fraction` of the views confirm it (at least two), if the consistency of the views (0..1, mean
+    over CONSISTENCY_CELLS square) is at least `min_consistency`, and, with `excludes_noise`, if the views correlate in
+    large windows, because noise (as of water) also matches at some height. Where the consistency is at least
+    `occlusion_consistency`, better matches behind a cell do not contradict it. Heights are medians over `median_cells`
+    square; `sigma_scale` calibrates their standard deviations.
     """
 
     matching: MatchingOptions
@@ -72,6 +76,7 @@ class Sweep:
     confirming_fraction: float = 0.5
     sigma_scale: float = 1.0
     min_consistency: float = 0.0
+    excludes_noise: bool = False
     occlusion_consistency: float = math.inf
 
 
@@ -101,7 +106,16 @@ MANY_PAIRS_SWEEPS = (  # many pairs average the noise: small windows keep edges 
         occlusion_consistency=0.75,
     ),
     Sweep(_FINE_MATCHING, 25, 100, 0.45, min_patch_m2=6.0, occlusion_consistency=0.75),
-    Sweep(_FINE_MATCHING, 25, 100, 0.45, min_patch_m2=6.0, min_consistency=0.3, occlusion_consistency=0.75),
+    Sweep(
+        _FINE_MATCHING,
+        25,
+        100,
+        0.45,
+        min_patch_m2=6.0,
+        min_consistency=0.3,
+        excludes_noise=True,
+        occlusion_consistency=0.75,
+    ),
 )
 RELIEF_SWEEP = Sweep(MatchingOptions(window=5, best_fraction=0.5), 15, 100, 2.0, downsample=4, min_patch_m2=200.0)
 MANY_PAIRS = 10  # from this number of pairs on, MANY_PAIRS_SWEEPS are used
@@ -126,11 +140,13 @@ def match_dense_surface(
     resolution_m: float = 0.5,
     progress: Callable[[int, int], None] | None = None,
     clusters: Sequence[int] | None = None,
+    relief: tuple[Grid, Float32[ndarray, "r c"]] | None = None,
 ) -> Surface:
     """Match the upper surface inside the box ([2, 3]: min and max, local meters), one height per cell.
 
     `images` are gray "h w" or color "h w 3", gamma-encoded, in 0..1, NaN where a pixel is unusable. With `clusters`,
-    one number per image, images of one cluster are matched with each other (see `select_stereo_pairs`). `progress` is
+    one number per image, images of one cluster are matched with each other (see `select_stereo_pairs`). `relief` are
+    rough heights (a grid, and local meters without NaN) that replace the coarse sweep of tall boxes. `progress` is
     called with (done, total). Raises SkyfallError if no two views differ enough in direction.
     """
     box_m = np.asarray(box_m, np.float64)
@@ -147,14 +163,15 @@ def match_dense_surface(
     sizes = {resolution_m * sweep.downsample for sweep in (*sweeps, RELIEF_SWEEP)}
     views = MatchingImages([images[v] for v in used], [cameras[v] for v in used], sizes)
     grid = Grid.covering_box(box_m, resolution_m)
-    base, (low, high) = _estimate_base(views, pairs, grid, (float(box_m[0, 2]), float(box_m[1, 2])))
+    base, (low, high), rough = _estimate_base(views, pairs, grid, (float(box_m[0, 2]), float(box_m[1, 2])), relief)
     layers = tuple(np.zeros((grid.height, grid.width), dtype) for dtype in (*(np.float32,) * 3, np.uint8))
     step_m = height_step_m(views.cameras, pairs, sweeps[-1].step_px)
     tiles = list(_tile_windows(grid, math.ceil((high - low) / step_m)))
     for index, (window, core) in enumerate(tiles):
         tile = grid.crop_cells(window)
         tile_progress = _partial_progress(progress, index, len(tiles))
-        result = _match_tile(views, pairs, tile, base[window], (low, high), sweeps, tile_progress)
+        surfaces = base[window], None if rough is None else rough[window]
+        result = _match_tile(views, pairs, tile, surfaces, (low, high), sweeps, tile_progress)
         core_of_tile = tuple(slice(k.start - w.start, k.stop - w.start) for k, w in zip(core, window, strict=True))
         for layer, values in zip(layers, result, strict=True):
             layer[core] = values[core_of_tile]
@@ -167,19 +184,23 @@ def _partial_progress(progress, index: int, count: int):
     return None if progress is None else lambda done, total: progress(index * total + done, count * total)
 
 
-def _estimate_base(views: MatchingImages, pairs, grid: Grid, range_m: tuple[float, float]):
-    """The base surface "h w" above which heights are tested, and the range above it: zero and the whole range, or the
-    smoothed ground from a coarse sweep if the range is larger than MAX_FLAT_RANGE_M."""
+def _estimate_base(views: MatchingImages, pairs, grid: Grid, range_m: tuple[float, float], relief):
+    """The base surface "h w" above which heights are tested, the range above it, and the relief above it (or None).
+
+    The base is zero, or the smoothed ground of the relief or of a coarse sweep if the range is larger than
+    MAX_FLAT_RANGE_M."""
     level_ground = np.zeros((grid.height, grid.width), np.float32)
     if range_m[1] - range_m[0] <= MAX_FLAT_RANGE_M:
-        return level_ground, range_m
+        return level_ground, range_m, None
+    if relief is not None:
+        return _base_from_relief(relief, grid)
     coarse_grid = _downsample_grid(grid, RELIEF_SWEEP.downsample)
     step_m = height_step_m(views.cameras, pairs, RELIEF_SWEEP.step_px)
     zero_base = np.zeros((coarse_grid.height, coarse_grid.width), np.float32)
     result = _run_sweep(views, pairs, coarse_grid, zero_base, range_m, step_m, RELIEF_SWEEP, None, None)
     known = result.classified.source == MATCHED
     if not known.any():
-        return level_ground, range_m
+        return level_ground, range_m, None
     ground = nearby_ground_m(result.classified.height_m, known, coarse_grid.resolution_m)
     ground = cv2.GaussianBlur(ground, (0, 0), 15.0 / coarse_grid.resolution_m)
     height_above_ground = (result.classified.height_m - ground)[known]
@@ -187,7 +208,23 @@ def _estimate_base(views: MatchingImages, pairs, grid: Grid, range_m: tuple[floa
     scale = RELIEF_SWEEP.downsample
     base = cv2.resize(ground, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     low, high = float(height_above_ground.min()) - margin, float(height_above_ground.max()) + margin
-    return base[: grid.height, : grid.width], (low, high)
+    return base[: grid.height, : grid.width], (low, high), None
+
+
+def _base_from_relief(relief: tuple[Grid, Float32[ndarray, "r c"]], grid: Grid):
+    """The smoothed ground of rough heights on another grid, the range of these heights above it, and they above it."""
+    relief_grid, relief_m = relief
+    cell_m = relief_grid.resolution_m
+    ground = nearby_ground_m(relief_m, np.ones(relief_m.shape, bool), cell_m)
+    ground = cv2.GaussianBlur(ground, (0, 0), 15.0 / cell_m)
+    x, y = np.meshgrid(grid.x_m(), grid.y_m())
+    row, column = relief_grid.locate(x, y)
+    base, rough = (
+        cv2.remap(values, column.astype(np.float32), row.astype(np.float32), mode, borderMode=cv2.BORDER_REPLICATE)
+        for values, mode in ((ground, cv2.INTER_LINEAR), (relief_m, cv2.INTER_NEAREST))
+    )
+    above = relief_m - ground
+    return base, (float(above.min()) - RELIEF_MARGIN_M, float(above.max()) + RELIEF_MARGIN_M), rough - base
 
 
 def _tile_windows(grid: Grid, levels: int) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
@@ -209,16 +246,20 @@ def _extend_by_overlap(core: slice, size: int) -> slice:
     return slice(max(core.start - TILE_OVERLAP, 0), min(core.stop + TILE_OVERLAP, size))
 
 
-def _match_tile(views: MatchingImages, pairs, grid: Grid, base, range_m: tuple[float, float], sweeps, progress):
-    """Heights, confidence, sigma and source of one tile; `range_m` is above the base."""
-    result = None
+def _match_tile(views: MatchingImages, pairs, grid: Grid, surfaces, range_m: tuple[float, float], sweeps, progress):
+    """Heights, confidence, sigma and source of one tile; `surfaces` are the base, and rough heights above it or None;
+    `range_m` is above the base."""
+    result, (base, rough) = None, surfaces
     for index, sweep in enumerate(sweeps):
         sweep_grid = _downsample_grid(grid, sweep.downsample)
         sweep_base = _resample_nearest(base, sweep_grid)
+        sweep_rough = None if rough is None else _resample_nearest(rough, sweep_grid)
         step_m = height_step_m(views.cameras, pairs, sweep.step_px)
         previous = None if result is None else _resample_nearest(result.classified.height_m, sweep_grid)
         sweep_progress = _partial_progress(progress, index, len(sweeps))
-        result = _run_sweep(views, pairs, sweep_grid, sweep_base, range_m, step_m, sweep, previous, sweep_progress)
+        result = _run_sweep(
+            views, pairs, sweep_grid, sweep_base, range_m, step_m, sweep, previous, sweep_progress, sweep_rough
+        )
     assert result is not None
     unknown = result.classified.source == UNKNOWN
     height = np.where(unknown, np.nan, result.classified.height_m + base).astype(np.float32)
@@ -237,9 +278,10 @@ class _SweepResult:
 
 
 def _run_sweep(
-    views: MatchingImages, pairs, grid: Grid, base, range_m, step_m: float, sweep: Sweep, previous, progress
+    views: MatchingImages, pairs, grid: Grid, base, range_m, step_m: float, sweep: Sweep, previous, progress, rough=None
 ):
-    """Run one sweep above a base surface; `previous` is the surface of the sweep before, above the base, or None."""
+    """Run one sweep above a base surface; `previous` is the surface of the sweep before, and `rough` are heights of a
+    coarse surface, both above the base, or None."""
     limits = _search_limits(previous, base, grid, range_m, views.cameras)
     low, high = float(limits.lowest_m.min()), float(limits.highest_m.max())
     levels = low + step_m * np.arange(max(3, math.ceil((high - low) / step_m) + 1))  # a parabola needs three levels
@@ -250,10 +292,17 @@ def _run_sweep(
     height, index = _find_minimum(aggregated_cost, levels)
     ray_distance_m = distances_along_rays_m(aggregated_cost, levels, base, index, views.cameras, grid.resolution_m)
     textured, bright = _classify_texture(views, warps, height, grid.resolution_m)
-    confidence = _matching_confidence(volume.cost, index, sweep.matching.height_penalty * step_m)
+    penalties = np.array([sweep.matching.penalty_above(float(level - levels[0])) for level in levels], np.float32)
+    confidence = _matching_confidence(volume.cost, index, penalties)
     consistency = cv2.blur(confidence, (CONSISTENCY_CELLS, CONSISTENCY_CELLS))
-    confirmations = _count_confirmations(ray_distance_m, textured, consistency, sweep)
+    expected = np.zeros(base.shape, bool) if rough is None else np.abs(height - rough) <= ROUGH_TOLERANCE_M
+    confirmations = _count_confirmations(ray_distance_m, textured, consistency, sweep, expected)
     consistent = consistency >= sweep.min_consistency
+    if sweep.excludes_noise:
+        consistent &= ~find_noise(
+            views.images_for(grid.resolution_m), warps, pairs, height, sweep.matching.best_fraction
+        )
+        confirmations = np.where(consistent, confirmations, 0)
     covered = (volume.first_level <= index) & (index <= volume.last_level) & (textured.sum(0) >= 2) & consistent
     covered_from_m = np.where(volume.last_level < 0, np.inf, levels[np.minimum(volume.first_level, len(levels) - 1)])
     covered_from_m = np.where(covered_from_m <= limits.lowest_m + 2 * step_m, -np.inf, covered_from_m).astype(
@@ -269,15 +318,15 @@ def _run_sweep(
     return _SweepResult(classified, confidence, np.float32(sweep.sigma_scale) * sigma)
 
 
-def _count_confirmations(ray_distance_m, textured, consistency, sweep: Sweep) -> Int[ndarray, "h w"]:
+def _count_confirmations(ray_distance_m, textured, consistency, sweep: Sweep, expected=False) -> Int[ndarray, "h w"]:
     """Number of views that confirm each cell: those without a better match along their lines of sight.
 
-    Where the consistency is high, views with a better match behind the cell count too if at least one view confirms it:
-    that match comes from other pairs, which see the ground that a tower occludes.
+    Where the consistency is high, views with a better match behind the cell count too if at least one view confirms it
+    or the height is `expected`: that match comes from other pairs, which see the ground that a tower occludes.
     """
     best = ((np.abs(ray_distance_m) <= CONFIRMATION_TOLERANCE_M) & textured).sum(0)
     not_behind = ((ray_distance_m <= CONFIRMATION_TOLERANCE_M) & textured).sum(0)
-    confirmations = np.where((consistency >= sweep.occlusion_consistency) & (best >= 1), not_behind, best)
+    confirmations = np.where((consistency >= sweep.occlusion_consistency) & ((best >= 1) | expected), not_behind, best)
     return np.where(consistency >= sweep.min_consistency, confirmations, 0)
 
 
@@ -340,7 +389,7 @@ def _find_minimum(aggregated_cost: UInt16[ndarray, "h w d"], levels):
     return (levels[0] + (index + offset) * (levels[1] - levels[0])).astype(np.float32), index
 
 
-def _matching_confidence(cost: UInt8[ndarray, "h w d"], index, height_penalty: float) -> Float32[ndarray, "h w"]:
-    """Consistency of the views at the chosen height, in 0..1, without the `height_penalty` per level in the cost."""
-    disagreement = np.take_along_axis(cost, index[..., None], axis=2)[..., 0] - np.float32(height_penalty) * index
+def _matching_confidence(cost: UInt8[ndarray, "h w d"], index, penalties) -> Float32[ndarray, "h w"]:
+    """Consistency of the views at the chosen height, in 0..1, without the penalty of its level in the cost."""
+    disagreement = np.take_along_axis(cost, index[..., None], axis=2)[..., 0] - penalties[index]
     return np.clip(1.0 - disagreement / COST_UNIT, 0, 1).astype(np.float32)

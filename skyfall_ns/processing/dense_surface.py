@@ -49,7 +49,8 @@ def match_scene_surface(
     toned, cameras, names = [v[0] for v in views], [v[1] for v in views], [image.name for _, image in train]
     stereo_pairs = select_stereo_pairs(cameras, volume.clusters)
     log.add_note(describe_clusters(names, volume.clusters, stereo_pairs))
-    surface = match_dense_surface(toned, cameras, wide_box_m, options.resolution_m, progress, volume.clusters)
+    relief = (volume.relief.grid, volume.relief.height_m)
+    surface = match_dense_surface(toned, cameras, wide_box_m, options.resolution_m, progress, volume.clusters, relief)
     if not (surface.source == MATCHED).any():
         raise SkyfallError(
             "No height of the area of interest is matched: the images show water or cloud there, or differ everywhere. "

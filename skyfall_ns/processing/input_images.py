@@ -40,7 +40,7 @@ def read_input_images(paths: Sequence[Path], options: ProcessingOptions, log: Pr
     """
     images = _describe_images(override_sun_angles(open_images(paths, options.flags), options.suns), log)
     held_out = _select_held_out([image.name for image in images], options.test_images)
-    height_range_m = _search_height_range_m(images, options.height_range_m)
+    height_range_m = _search_height_range_m(images, options.height_range_m, log)
     crops, corners = _read_rough_crops(images, options.area, height_range_m)
     blank = find_blank_images(crops)
     note_blank_images([image.name for image in images], blank, held_out, log)
@@ -79,11 +79,12 @@ def _select_held_out(names: list[str], globs: tuple[str, ...]) -> frozenset[str]
 
 
 def _search_height_range_m(
-    images: Sequence[VendorImage], requested_m: tuple[float, float] | None
+    images: Sequence[VendorImage], requested_m: tuple[float, float] | None, log: ProcessingLog
 ) -> tuple[float, float]:
-    """Ellipsoidal heights among which tie points are searched: those requested, or the RPCs' common range.
+    """Ellipsoidal heights among which tie points are searched: those requested (with a note where they exceed the RPCs'
+    range), or the RPCs' common range.
 
-    Raises SkyfallError for a requested range that is empty or not within the common one."""
+    Raises SkyfallError for a requested range that is empty or has no height in common with the RPCs."""
     low = max(image.rpc.height_range_m[0] for image in images)
     high = min(image.rpc.height_range_m[1] for image in images)
     if high <= low:
@@ -94,10 +95,15 @@ def _search_height_range_m(
         raise SkyfallError(
             f"--height-range {requested_m[0]:g} {requested_m[1]:g} is empty. Give the lower height first."
         )
-    if requested_m[0] < low or requested_m[1] > high:
+    if requested_m[0] > high or requested_m[1] < low:
         raise SkyfallError(
-            f"--height-range {requested_m[0]:g} {requested_m[1]:g} leaves the RPCs' range of {low:.0f} to {high:.0f} m."
-            " Give ellipsoidal heights within it, or leave the flag out."
+            f"--height-range {requested_m[0]:g} {requested_m[1]:g} is apart from the RPCs' range of {low:.0f} to "
+            f"{high:.0f} m. Give ellipsoidal heights, or leave the flag out."
+        )
+    if requested_m[0] < low or requested_m[1] > high:
+        log.add_note(
+            f"--height-range {requested_m[0]:g} {requested_m[1]:g} exceeds the range of {low:.0f} to {high:.0f} m for "
+            "which the RPCs were fitted: they are extrapolated"
         )
     return requested_m
 

@@ -1,7 +1,7 @@
 """The scene directory (`scene.json`, versioned): written by processing, read by training, exports and reports."""
 
-import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,12 @@ from skyfall_ns.errors import SceneError
 from skyfall_ns.geo.cameras import AffineCamera, PinholeCamera, camera_from_dict
 from skyfall_ns.geo.frame import LocalFrame
 from skyfall_ns.io.files import write_json
+from skyfall_ns.io.json_files import read_json
 
 SCENE_FILE = "scene.json"
 FORMAT = "skyfall-scene"
 VERSION = 2
+MAX_IMAGE_PIXELS = 400_000_000  # of one image: processing writes at most 100 megapixels
 DISPLAY_GAMMA = 2.2  # images are gamma-encoded: light = value ** DISPLAY_GAMMA
 
 
@@ -105,6 +107,8 @@ class Scene:
             file = directory / relative
             if not file.is_file():
                 raise SceneError(f"{file} is missing. Run skyfall-process again, or copy the whole scene.")
+            if not file.resolve().is_relative_to(directory.resolve()):
+                raise SceneError(f"{file} is a link out of the scene. Copy the file itself to its place.")
         return scene
 
 
@@ -131,8 +135,8 @@ def _read_scene_json(path: Path) -> dict[str, Any]:
             remedy += f", or call the command from the directory that contains {directory}"
         raise SceneError(f"There is no scene at {directory.resolve()} ({SCENE_FILE} not found). {remedy}.")
     try:
-        data = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = read_json(path)
+    except ValueError as error:
         raise SceneError(f"{path} is damaged ({error}). Run skyfall-process again.") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise SceneError(f"{path} is not a skyfall scene. Make one with skyfall-process.")
@@ -213,7 +217,7 @@ def _check_relative_path(path: str | None) -> str | None:
     """Return a relative path within the scene directory; ValueError for others, since scenes may be untrusted."""
     if path is None:
         return None
-    if Path(path).is_absolute() or ".." in Path(path).parts:
+    if not isinstance(path, str) or Path(path).is_absolute() or {"..", ""} & set(re.split(r"[/\\\\]", path)):
         raise ValueError(f"path {path!r} leaves the scene directory")
     return path
 
@@ -258,6 +262,8 @@ def _validate_image(image: SceneImage) -> None:
         raise ValueError(f"split of {image.name} is neither train nor test")
     if image.width <= 0 or image.height <= 0:
         raise ValueError(f"size of {image.name} is not positive")
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        raise ValueError(f"{image.name} has more than {MAX_IMAGE_PIXELS / 1e6:.0f} megapixels")
     if not image.name or set(image.name) & set("/\\"):
         raise ValueError(f"name {image.name!r} is not a file name")
     if not (image.acquired is None or isinstance(image.acquired, str)):

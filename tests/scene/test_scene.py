@@ -167,6 +167,35 @@ def test_missing_file_is_named(scene_directory):
         Scene.from_directory(scene_directory)
 
 
+def test_links_out_of_a_scene_are_refused(scene_directory, tmp_path_factory):
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.tif"
+    secret.write_bytes((scene_directory / "images/a.tif").read_bytes())
+    (scene_directory / "images/a.tif").unlink()
+    (scene_directory / "images/a.tif").symlink_to(secret)
+    with pytest.raises(SceneError, match=r"images/a.tif is a link out of the scene\. Copy"):
+        Scene.from_directory(scene_directory)
+
+
+@pytest.mark.parametrize("path", ["../a.tif", "/etc/passwd", "images/../../a.tif", "images\\..\\..\\a.tif", "", 5])
+def test_paths_out_of_a_scene_are_refused(scene_directory, path):
+    edit_scene_json(scene_directory, lambda d: d["images"][0].update(path=path))
+    with pytest.raises(SceneError, match=r"scene.json is damaged \(ValueError.*leaves the scene directory"):
+        Scene.from_directory(scene_directory)
+
+
+def test_sizes_are_bounded_before_memory_is_taken(scene_directory, monkeypatch):
+    edit_scene_json(scene_directory, lambda d: d["images"][0].update(width=10**9, height=10**9))
+    with pytest.raises(SceneError, match=r"is damaged .*more than 400 megapixels.*\. Run"):
+        Scene.from_directory(scene_directory)
+    (scene_directory / SCENE_FILE).write_text("[" * 200_000)
+    with pytest.raises(SceneError, match=r"is damaged \(.*\)\. Run"):
+        Scene.from_directory(scene_directory)
+    with open(scene_directory / SCENE_FILE, "wb") as file:
+        file.truncate(65_000_000)
+    with pytest.raises(SceneError, match=r"is damaged \(it has more than 64 MB\)\. Run"):
+        Scene.from_directory(scene_directory)
+
+
 def test_tone_curve_follows_its_formula():
     tone = Tone((100.0, 0.0), (300.0, 10.0), gamma=2.0)
     np.testing.assert_allclose(tone.apply_curve(np.array([[150, 10], [50, 20]], np.uint16)), [[0.5, 1.0], [0.0, 1.0]])
