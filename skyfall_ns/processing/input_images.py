@@ -19,6 +19,7 @@ from skyfall_ns.processing.processing_log import ProcessingLog
 from skyfall_ns.processing.sun_position import complete_sun_angles
 from skyfall_ns.processing.vendor_images import VendorImage, open_images, override_sun_angles, read_crop
 
+MAX_EXTRAPOLATION = 3.0  # of an RPC beyond its heights, in half ranges: their polynomials have the degree 3
 POINTING_MARGIN_PX = 24  # vendor RPCs have pointing errors of a few pixels
 
 
@@ -95,10 +96,12 @@ def _search_height_range_m(
         raise SkyfallError(
             f"--height-range {requested_m[0]:g} {requested_m[1]:g} is empty. Give the lower height first."
         )
-    if requested_m[0] > high or requested_m[1] < low:
+    reach_m = MAX_EXTRAPOLATION * (high - low) / 2
+    is_apart = requested_m[0] > high or requested_m[1] < low
+    if is_apart or requested_m[0] < low - reach_m or requested_m[1] > high + reach_m:
         raise SkyfallError(
-            f"--height-range {requested_m[0]:g} {requested_m[1]:g} is apart from the RPCs' range of {low:.0f} to "
-            f"{high:.0f} m. Give ellipsoidal heights, or leave the flag out."
+            f"--height-range {requested_m[0]:g} {requested_m[1]:g} leaves the RPCs' range of {low:.0f} to {high:.0f} m "
+            "too far. Give ellipsoidal heights near it, or leave the flag out."
         )
     if requested_m[0] < low or requested_m[1] > high:
         log.add_note(

@@ -8,7 +8,7 @@ from rasterio.transform import Affine
 
 from skyfall_ns.errors import RasterError
 from skyfall_ns.geo.grid import Grid
-from skyfall_ns.geo.raster import Raster, read_raster, write_raster
+from skyfall_ns.geo.raster import Raster, read_data_extent, read_raster, write_raster
 
 GEOREFERENCE = {"crs": "EPSG:32637", "transform": Affine(0.5, 0, 315000.0, 0, -0.5, 4162000.0)}
 
@@ -73,3 +73,34 @@ def test_grid_edges_lie_on_multiples_of_the_resolution():
     assert grid.x_m()[0] == -10.25 and grid.y_m()[0] == 4.75
     column, row = ~grid.affine_transform((100.0, 200.0)) * (100 + grid.x_m()[3], 200 + grid.y_m()[2])
     assert (column, row) == (3.5, 2.5)
+
+
+def test_only_the_part_with_data_is_read(tmp_path):
+    """A raster of 6000 x 6000 cells with a few heights takes no more memory than they."""
+    import tracemalloc
+
+    values = np.full((40, 30), 5.0, np.float32)
+    values[0, 0] = np.nan
+    profile = {"driver": "GTiff", "width": 6000, "height": 6000, "count": 1, "dtype": "float32", "crs": "EPSG:32637"}
+    transform = rasterio.Affine(0.5, 0, 3e5, 0, -0.5, 4e6)
+    with rasterio.open(
+        tmp_path / "a.tif",
+        "w",
+        **profile,
+        transform=transform,
+        nodata=-9999.0,
+        tiled=True,
+        compress="deflate",
+        sparse_ok=True,
+    ) as file:
+        file.write(values, 1, window=rasterio.windows.Window(4100, 2300, 30, 40))
+    tracemalloc.start()
+    found = read_data_extent(tmp_path / "a.tif")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.bands.shape == (1, 40, 30) and peak < 5e6
+    np.testing.assert_array_equal(found.band_values(), values)
+    assert found.transform == transform @ rasterio.Affine.translation(4100, 2300) and found.crs == "EPSG:32637"
+    write_raster(tmp_path / "b.tif", np.full((1, 8, 8), -1.0, np.float32), nodata=-1.0)
+    with pytest.raises(RasterError, match=r"b.tif has no height at all\. Check"):
+        read_data_extent(tmp_path / "b.tif")

@@ -1,6 +1,6 @@
 """Reliefs seen by five parallel cameras: towers, water and steep slopes have their heights, or none.
 
-The reliefs are those of the folder of cases beside the checkout; these tests are skipped where it is absent."""
+The reliefs are those of the cases beside the checkout; these tests are skipped where it is absent."""
 
 import subprocess
 import sys

@@ -285,7 +285,7 @@ def test_areas_shown_in_part_are_noted_and_hardly_shown_ones_refused(tmp_path):
     [
         (
             {"height_range_m": (250.0, 350.0)},
-            rf"apart from the RPCs' range of {HEIGHTS_M[0]:.0f} to {HEIGHTS_M[1]:.0f} m",
+            rf"leaves the RPCs' range of {HEIGHTS_M[0]:.0f} to {HEIGHTS_M[1]:.0f} m",
         ),
         ({"height_range_m": (150.0, 100.0)}, "--height-range 150 100 is empty"),
         ({"height_range_m": (float("nan"), 100.0)}, "--height-range nan 100 is empty"),
