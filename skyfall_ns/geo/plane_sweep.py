@@ -318,7 +318,9 @@ def _run_sweep(
     return _SweepResult(classified, confidence, np.float32(sweep.sigma_scale) * sigma)
 
 
-def _count_confirmations(ray_distance_m, textured, consistency, sweep: Sweep, expected=False) -> Int[ndarray, "h w"]:
+def _count_confirmations(
+    ray_distance_m, textured, consistency, sweep: Sweep, expected: ndarray | bool = False
+) -> Int[ndarray, "h w"]:
     """Number of views that confirm each cell: those without a better match along their lines of sight.
 
     Where the consistency is high, views with a better match behind the cell count too if at least one view confirms it
