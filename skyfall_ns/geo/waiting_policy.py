@@ -12,7 +12,9 @@ import threading
 from functools import cache
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from skyfall_ns.geo.compilation import njit
 
 
 @cache

@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.ssim import ssim
 
 

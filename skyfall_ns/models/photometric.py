@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.ssim import TAPS, WEIGHTS, ssim_backward, ssim_forward
 
 _FAST = {"contract", "reassoc", "nsz", "arcp"}

@@ -8,8 +8,8 @@ longer than everything else in the kernels that use them.
 # pyright: reportCallIssue=false
 
 import numpy as np
-from numba import njit
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.appearance.lighting import LINEAR_BELOW
 from skyfall_ns.models.rasterizers.lanes import LANE_COUNT, exp2_minus, log2, maximum, minimum, quotient, select_lanes
 from skyfall_ns.models.rasterizers.lanes_memory import load_lanes, store_lanes

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numba import njit, prange
+from numba import prange
 from scipy.spatial import KDTree
 from torch import Tensor, nn
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.appearance.lighting import normals_from_quats
 from skyfall_ns.models.config import SkyfallModelOptions
 from skyfall_ns.models.losses import excess_over_white

@@ -8,8 +8,9 @@ the ambient light are added in a fixed number of parts, so that they do not depe
 # pyright: reportCallIssue=false
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.appearance.gamma_kernels import encode_values, encode_values_with_slopes
 from skyfall_ns.models.appearance.lighting import MIN_ALPHA
 from skyfall_ns.models.appearance.shadow_lookup import (

@@ -9,8 +9,9 @@ number of threads.
 # pyright: reportCallIssue=false
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.appearance.gamma_kernels import decode_values
 
 BLOCK = 512  # Gaussians per task: their colors fit the first-level cache

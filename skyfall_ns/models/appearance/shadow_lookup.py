@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 from torch.nn.functional import grid_sample
+
+from skyfall_ns.geo.compilation import njit
 
 MIN_ALPHA = 1e-3  # below this there is no surface
 _FAST = {"contract", "reassoc", "nsz", "arcp"}

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.view import View, apply_quadratic_term, quadratic_displacement
 
 _FAST = {"contract", "reassoc", "nsz", "arcp"}

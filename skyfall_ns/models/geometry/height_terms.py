@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
+from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models import losses
 
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
