@@ -1,7 +1,7 @@
 """The curriculum of stage 2: cameras of each episode, at elevations that decrease from episode to episode."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -17,9 +17,6 @@ from skyfall_ns.option_checks import COUNT, InRange, check_options
 FLAG = "--pipeline.curriculum."
 FOOTPRINT_RATIO = 1.35
 """Half the footprint of a view over the spacing of look-at points, for fitted radii; that of the published JAX runs."""
-FIRST_AZIMUTH_DEG = 90.0  # from the east, as in Skyfall-GS
-FALLBACK_OFFSETS = ((0, 1.0), (0, 1.1), (0, 1.25), (3, 1.0), (6, 1.0), (10, 1.0), (10, 1.25))
-"""Alternatives to an obstructed camera, in this order: (degrees added to the elevation, factor of the distance)."""
 
 Point = tuple[float, float, float]
 
@@ -133,40 +130,6 @@ class Pose:
     seed: int
 
 
-def place_cameras(
-    curriculum: Curriculum,
-    episode: Episode,
-    box_m: Float64[ndarray, "2 3"],
-    ground_level_m: Callable[[float, float], float],
-    is_valid: Callable[[Point, Point], bool],
-    seed: int = 0,
-) -> list[Pose]:
-    """Place the cameras of an episode around every look-at point; `ground_level_m` (x, y) is the height of the ground.
-
-    Where `is_valid` (eye, target) is false, because a camera is inside a building or its view is obstructed,
-    `FALLBACK_OFFSETS` are tried; the camera is omitted if none of them is valid. Raises TrainingError if no camera
-    remains."""
-    poses: list[Pose] = []
-    for target_index, (x, y) in enumerate(curriculum.look_at_points(box_m).tolist()):
-        target = (x, y, float(ground_level_m(x, y)))
-        for direction in range(curriculum.azimuths):
-            view = target_index * curriculum.azimuths + direction
-            for sample in range(curriculum.samples_per_view):
-                view_seed = _derive_seed(seed, episode.number, view, sample)
-                elevation, azimuth = _sample_direction(curriculum, episode, direction, sample, view_seed)
-                for angle, eye in _candidate_positions(target, elevation, azimuth, episode.radius_m):
-                    if is_valid(eye, target):
-                        name = f"{len(poses):03d}"
-                        poses.append(Pose(name, eye, target, angle, azimuth, target_index, view, sample, view_seed))
-                        break
-    if not poses:
-        raise TrainingError(
-            f"All cameras of episode {episode.number} ({episode.elevation_deg:g} degrees, {episode.radius_m:g} m) are "
-            f"obstructed. Raise {FLAG}elevations-deg or {FLAG}radii-m."
-        )
-    return poses
-
-
 def pose_camera(pose: Pose, fov_deg: float, size_px: int) -> PinholeCamera:
     """Pinhole camera of a pose: local meters, square pixels, principal point at (size - 1) / 2 because (0, 0) is the
     center of the first pixel. North is up in a nadir view."""
@@ -180,35 +143,6 @@ def farthest_depth_m(poses: Sequence[Pose], box_m: Float64[ndarray, "2 3"]) -> f
     """Largest distance from a camera to a corner of the scene's box: an upper bound of depths."""
     eyes = np.array([pose.eye_m for pose in poses])
     return float(np.linalg.norm(np.abs(eyes[:, None] - np.asarray(box_m)[None]).max(1), axis=-1).max())
-
-
-def _sample_direction(
-    curriculum: Curriculum, episode: Episode, direction: int, sample: int, seed: int
-) -> tuple[float, float]:
-    """(elevation, azimuth) of a sample in degrees; the first sample of a view has no jitter."""
-    rotated = direction + curriculum.azimuth_step * (episode.number - 1)
-    azimuth = FIRST_AZIMUTH_DEG + 360.0 * rotated / curriculum.azimuths
-    jitter = (0.0, 0.0)
-    if sample:
-        jitter = tuple(np.random.default_rng(seed).uniform(-1, 1, 2) * curriculum.sample_jitter_deg)
-    return float(np.clip(episode.elevation_deg + jitter[0], 0.1, 90.0)), float((azimuth + jitter[1]) % 360.0)
-
-
-def _candidate_positions(
-    target: Point, elevation_deg: float, azimuth_deg: float, radius_m: float
-) -> Iterator[tuple[float, Point]]:
-    """(elevation in degrees, eye) of a camera and of its alternatives."""
-    for added_deg, factor in FALLBACK_OFFSETS:
-        angle_deg = min(elevation_deg + added_deg, max(elevation_deg, 89.9))
-        elevation, azimuth, distance = math.radians(angle_deg), math.radians(azimuth_deg), radius_m * factor
-        horizontal = distance * math.cos(elevation)
-        offset = (horizontal * math.sin(azimuth), horizontal * math.cos(azimuth), distance * math.sin(elevation))
-        yield angle_deg, (target[0] + offset[0], target[1] + offset[1], target[2] + offset[2])
-
-
-def _derive_seed(*parts: int) -> int:
-    """A seed from several numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)
 
 
 def _per_episode(values: tuple, n: int) -> tuple:

@@ -4,7 +4,7 @@ Every phase resumes from the files of the episode, so that a run that was killed
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import Any
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from skyfall_ns.dataparsers.skyfall_datamanager import SkyfallDatamanager
+from skyfall_ns.idu.camera_placement import PlacementReport, place_cameras
 from skyfall_ns.idu.consistency import assess_episode
-from skyfall_ns.idu.curriculum import Curriculum, Episode, Pose, farthest_depth_m, place_cameras
+from skyfall_ns.idu.curriculum import Curriculum, Episode, Pose, farthest_depth_m
 from skyfall_ns.idu.episode_store import OUTDATED_IMAGES, EpisodeStore, episode_path
 from skyfall_ns.idu.refinement import peak_memory_bytes, refine_episode
-from skyfall_ns.idu.rendering import is_unobstructed, render_training_pairs, render_views
+from skyfall_ns.idu.rendering import find_obstacle, render_training_pairs, render_views
 from skyfall_ns.idu.synthetic_views import SyntheticViews
 from skyfall_ns.models.renderer import Renderer
 from skyfall_ns.priors.pseudo_ground import PseudoGround
@@ -120,7 +121,7 @@ class EpisodeRunner:
 
     def _create_store(self, episode: Episode) -> EpisodeStore:
         settings, box_m = self.settings, self.renderer.normalized.scene.box_m
-        poses = self._place_cameras(episode)
+        poses, report = self._place_cameras(episode)
         store = EpisodeStore.create(
             settings.directory,
             episode,
@@ -130,17 +131,20 @@ class EpisodeRunner:
             farthest_depth_m(poses, box_m),
             self.refiner_options.to_dict(),
         )
+        if report is not None:
+            store.record_placement(report)
+        CONSOLE.log(f"Episode {episode.number}: {store.placement_summary()}.")
         if not settings.external_refinement:
             discarded = store.set_refiner(self.refiner.identity(store.path), self.refiner.generative)
             if discarded:
                 CONSOLE.log(f"Episode {episode.number}: {discarded} {OUTDATED_IMAGES} are refined again.")
         return store
 
-    def _place_cameras(self, episode: Episode) -> tuple[Pose, ...] | list[Pose]:
-        """The cameras on disk, which were placed around the Gaussians of that step, or new ones."""
+    def _place_cameras(self, episode: Episode) -> tuple[Sequence[Pose], PlacementReport | None]:
+        """The cameras on disk, which were placed around the Gaussians of that step, or new ones and their report."""
         path = episode_path(self.settings.directory, episode.number)
         if (path / "poses.json").exists():
-            return EpisodeStore.open(path).spec.poses
+            return EpisodeStore.open(path).spec.poses, None
         normalized = self.renderer.normalized
         ground = PseudoGround(normalized, surface_height_field(normalized))
         return place_cameras(
@@ -148,7 +152,7 @@ class EpisodeRunner:
             episode,
             normalized.scene.box_m,
             ground.ground_level_m,
-            lambda eye, target: is_unobstructed(self.renderer, ground, episode, eye, target),
+            lambda eye, target: find_obstacle(self.renderer, ground, episode, eye, target),
             self.settings.seed,
         )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.geo.cameras import PinholeCamera
 from skyfall_ns.idu import episode_images
+from skyfall_ns.idu.camera_placement import PlacementReport
 from skyfall_ns.idu.curriculum import Episode, Pose, pose_camera
 from skyfall_ns.idu.hole_filling import fill_holes
 from skyfall_ns.idu.manifest import EpisodeSpec, Manifest, UnsupportedVersionError, ViewRecord, to_plain_json
@@ -208,7 +209,7 @@ class EpisodeStore:
         """Read the weight of each pixel, in 0..1. Raises TrainingError if it is missing or damaged."""
         return self._read_image("weight", name, lambda data: episode_images.decode_weight(data, self.spec.size_px))
 
-    # Time, memory and consistency
+    # Time, memory, consistency and placement
 
     def record_phase(self, phase: str, seconds: float, peak_memory_bytes: int | None = None) -> None:
         """Add to the time of a phase, and update its peak memory."""
@@ -222,6 +223,16 @@ class EpisodeStore:
         """Record the scores of `consistency.assess_episode`."""
         self.manifest.consistency = to_plain_json(scores)
         self.save_manifest()
+
+    def record_placement(self, report: PlacementReport) -> None:
+        """Record how the cameras were placed."""
+        self.manifest.placement = report.to_dict()
+        self.save_manifest()
+
+    def placement_summary(self) -> str:
+        """Number of views, and of those that were moved or left out, as a phrase."""
+        placement = self.manifest.placement
+        return f"{len(self._poses)} views" if placement is None else PlacementReport(**placement).summary()
 
     # Implementation
 

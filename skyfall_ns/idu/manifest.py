@@ -80,6 +80,8 @@ class Manifest:
     """Whether that refiner can invent content that no image shows."""
     refiner_options: dict[str, Any] | None = None
     """Options with which the run requests refinement."""
+    placement: dict[str, Any] | None = None
+    """Planned, moved and omitted cameras, see `PlacementReport`; None: not recorded."""
     consistency: dict[str, Any] = field(default_factory=dict)
     phases: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """Per phase {"seconds", "peak_memory_bytes"}, over all runs."""
@@ -112,6 +114,7 @@ class Manifest:
             refiner=None if data["refiner"] is None else _check_mapping(data["refiner"]),
             generative=data["generative"],
             refiner_options=None if data["refiner_options"] is None else _check_mapping(data["refiner_options"]),
+            placement=_parse_placement(data.get("placement")),
             consistency=_check_mapping(data["consistency"]),
             phases={name: _parse_phase(entry) for name, entry in _check_mapping(data["phases"]).items()},
         )
@@ -198,6 +201,14 @@ def _parse_record(data: Any) -> ViewRecord:
         raise ValueError("kept_render is neither true nor false")
     _check_integer(entry["seed"], 0, 2**63 - 1)
     return ViewRecord(**entry)
+
+
+def _parse_placement(data: Any) -> dict[str, Any] | None:
+    if data is None:
+        return None
+    counts = {name: _check_integer(data[name], 0, 2**31) for name in ("planned", "moved_targets", "moved_cameras")}
+    omitted = _check_mapping(data["omitted"]).items()
+    return counts | {"omitted": {str(reason): _check_integer(count, 0, 2**31) for reason, count in omitted}}
 
 
 def _parse_phase(data: Any) -> dict[str, float | None]:

@@ -9,11 +9,11 @@ from tqdm import tqdm
 from skyfall_ns.dataparsers.camera_metadata import training_index, view_from_camera
 from skyfall_ns.dataparsers.skyfall_datamanager import SkyfallDatamanager
 from skyfall_ns.geo.cameras import PinholeCamera
+from skyfall_ns.idu.camera_placement import Obstacle
 from skyfall_ns.idu.curriculum import Episode, Point, Pose, pose_camera
 from skyfall_ns.idu.episode_store import EpisodeStore
 from skyfall_ns.idu.noise2noise_pairs import noise2noise_pair
 from skyfall_ns.models.renderer import Renderer, opaque_color
-from skyfall_ns.priors.pseudo_cameras import PseudoPose
 from skyfall_ns.priors.pseudo_ground import PseudoGround
 from skyfall_ns.refiners.denoiser_pairs import SATELLITE_PREFIX, ImagePair, write_pair
 from skyfall_ns.view import View, view_from_pinhole
@@ -30,14 +30,17 @@ def local_view(renderer: Renderer, camera: PinholeCamera) -> View:
 
 
 @torch.no_grad()
-def is_unobstructed(renderer: Renderer, ground: PseudoGround, episode: Episode, eye: Point, target: Point) -> bool:
-    """Whether a camera stands above the surface and nothing close to it obstructs the view."""
-    if not ground.is_valid_pose(PseudoPose(eye, target, 0)):
-        return False
+def find_obstacle(
+    renderer: Renderer, ground: PseudoGround, episode: Episode, eye: Point, target: Point
+) -> Obstacle | None:
+    """Why a camera cannot stand at `eye`: it is too close to the surface, or something close to it hides the view."""
+    if not ground.is_free_position(eye):
+        return "close to or below the surface"
     pose = Pose("", eye, target, episode.elevation_deg, 0.0, 0, 0, 0, 0)
     rendering = renderer.render_depth(local_view(renderer, pose_camera(pose, episode.fov_deg, OBSTRUCTION_TEST_PX)))
     near = NEAR_DISTANCE_FRACTION * float(np.linalg.norm(np.subtract(eye, target))) * renderer.normalized.scale
-    return float(((rendering.alpha > 0.5) & (rendering.depth < near)).float().mean()) < MAX_NEAR_FRACTION
+    is_near = (rendering.alpha > 0.5) & (rendering.depth < near)
+    return "obstructed" if float(is_near.float().mean()) >= MAX_NEAR_FRACTION else None
 
 
 @torch.no_grad()

@@ -38,14 +38,16 @@ class PseudoGround:
         return float(np.percentile(heights, GROUND_PERCENTILE)) / scale + center[2] if len(heights) else 0.0
 
     def is_valid_pose(self, pose: PseudoPose) -> bool:
-        """Whether the target is in the scene's box and the camera at least `MIN_CLEARANCE_M` above the surface."""
+        """Whether the target is in the scene's box and the camera is free; see `is_free_position`."""
         (west, south), (east, north) = self.normalized.scene.box_m[:, :2].tolist()
         x, y, _ = pose.target_m
-        if not (west <= x <= east and south <= y <= north):
-            return False
+        return west <= x <= east and south <= y <= north and self.is_free_position(pose.eye_m)
+
+    def is_free_position(self, eye_m: tuple[float, float, float]) -> bool:
+        """Whether a camera (local meters) is at least `MIN_CLEARANCE_M` above the surface, or above no known one."""
         if self.field is None:
             return True
-        eye = (torch.tensor(pose.eye_m) - torch.tensor(self.normalized.center_m)) * self.normalized.scale
+        eye = (torch.tensor(eye_m) - torch.tensor(self.normalized.center_m)) * self.normalized.scale
         below = self.field.height_at(eye[:2])
         return not bool(eye[2] < below + MIN_CLEARANCE_M * self.normalized.scale)
 

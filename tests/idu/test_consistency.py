@@ -9,8 +9,9 @@ from helpers.plates import first_hit, render_plate, rendered_plate_view, write_p
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.idu import consistency
+from skyfall_ns.idu.camera_placement import place_cameras
 from skyfall_ns.idu.consistency import UNSEEN_WEIGHT, assess_episode, consistency_weight, measure_consistency
-from skyfall_ns.idu.curriculum import Curriculum, place_cameras, pose_camera
+from skyfall_ns.idu.curriculum import Curriculum, pose_camera
 from skyfall_ns.idu.episode_store import EpisodeStore
 from skyfall_ns.idu.reprojection import nearest_views, reproject, sample_bilinear
 from skyfall_ns.models.ssim import ssim
@@ -22,7 +23,7 @@ CURRICULUM = Curriculum(elevations_deg=(50.0,), radii_m=(120.0,), grid=2, azimut
 def make_cameras(curriculum=CURRICULUM, size_px=96):
     """Poses of the first episode, and their cameras."""
     episode = curriculum.plan_episodes(BOX)[0]
-    poses = place_cameras(curriculum, episode, BOX, lambda x, y: 0.0, lambda eye, target: True)
+    poses, _ = place_cameras(curriculum, episode, BOX, lambda x, y: 0.0, lambda eye, target: None)
     return poses, [pose_camera(pose, episode.fov_deg, size_px) for pose in poses]
 
 

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from skyfall_ns.errors import TrainingError
+from skyfall_ns.idu.camera_placement import FALLBACK_OFFSETS, move_into_box, place_cameras
 from skyfall_ns.idu.curriculum import (
-    FALLBACK_OFFSETS,
     REFERENCE_JAX,
     REFERENCE_NYC,
     Curriculum,
     farthest_depth_m,
-    place_cameras,
     pose_camera,
 )
 
@@ -27,12 +26,19 @@ def place_episode(
     number=1,
     box=BOX,
     ground_level_m=lambda x, y: 0.0,
-    is_valid=lambda eye, target: True,
+    find_obstacle=lambda eye, target: None,
     seed=0,
 ):
     """Poses of episode `number`."""
+    return place_with_report(curriculum, number, box, ground_level_m, find_obstacle, seed)[0]
+
+
+def place_with_report(
+    curriculum, number=1, box=BOX, ground_level_m=lambda x, y: 0.0, find_obstacle=lambda eye, target: None, seed=0
+):
+    """Poses of episode `number`, and the report."""
     episode = curriculum.plan_episodes(box)[number - 1]
-    return place_cameras(curriculum, episode, box, ground_level_m, is_valid, seed)
+    return place_cameras(curriculum, episode, box, ground_level_m, find_obstacle, seed)
 
 
 def test_grids_are_those_of_skyfall_gs():
@@ -126,20 +132,61 @@ def test_look_at_points_are_on_the_ground():
 def test_obstructed_cameras_are_moved_or_omitted():
     radius = DEFAULT.plan_episodes(SMALL_BOX)[2].radius_m
 
-    def is_above_100_m(eye, target):
-        return eye[2] >= 100.0
+    def is_below_100_m(eye, target):
+        return "obstructed" if eye[2] < 100.0 else None
 
-    moved = place_episode(DEFAULT, 3, SMALL_BOX, is_valid=is_above_100_m)
+    moved, report = place_with_report(DEFAULT, 3, SMALL_BOX, find_obstacle=is_below_100_m)
     assert len(moved) == 108 and radius * math.sin(math.radians(20)) < 100
+    assert report.summary() == "108 of 108 views; 108 cameras were moved up or back"
     factor = next(f for d, f in FALLBACK_OFFSETS if radius * f * math.sin(math.radians(20 + d)) >= 100)
     assert math.dist(moved[0].eye_m, moved[0].target_m) == pytest.approx(radius * factor)
-    kept = place_episode(DEFAULT, 3, SMALL_BOX, is_valid=lambda eye, target: target[0] > 0)
-    assert len(kept) == 36 and [p.name for p in kept] == [f"{i:03d}" for i in range(36)]
+    kept, report = place_with_report(
+        DEFAULT, 3, SMALL_BOX, find_obstacle=lambda eye, target: None if target[0] > -1 else "obstructed"
+    )
+    assert len(kept) == 72 and [p.name for p in kept] == [f"{i:03d}" for i in range(72)]
+    assert report.summary() == "72 of 108 views; left out: 36 obstructed" and report.view_count == 72
     min_height_m = radius * math.sin(math.radians(25)) * 1.2
-    raised = place_episode(DEFAULT, 3, SMALL_BOX, is_valid=lambda eye, target: eye[2] > min_height_m)
+    raised = place_episode(
+        DEFAULT, 3, SMALL_BOX, find_obstacle=lambda eye, target: None if eye[2] > min_height_m else "obstructed"
+    )
     assert {p.elevation_deg for p in raised} == {30.0}
-    with pytest.raises(TrainingError, match=r"episode 3 \(20 degrees.*Raise --pipeline.curriculum.elevations-deg"):
-        place_episode(DEFAULT, 3, SMALL_BOX, is_valid=lambda eye, target: False)
+
+
+def test_fewer_than_half_of_the_cameras_are_an_error_with_reasons_and_flags():
+    def find_obstacle(eye, target):
+        if target[0] < -1:
+            return "obstructed"
+        return None if target[0] > 1 else "close to or below the surface"
+
+    with pytest.raises(TrainingError) as error:
+        place_episode(DEFAULT, 3, SMALL_BOX, find_obstacle=find_obstacle)
+    assert str(error.value) == (
+        "Only 36 of 108 cameras of episode 3 (20 degrees, 252 m) have a free view; the others are 36 obstructed, "
+        "36 close to or below the surface. Raise --pipeline.curriculum.elevations-deg or --pipeline.curriculum.radii-m."
+    )
+
+
+@pytest.mark.parametrize(
+    ("side_m", "moved_jax", "moved_nyc"), [(80, 96, 192), (192, 96, 144), (256, 0, 144), (512, 0, 0)]
+)
+def test_published_presets_have_all_their_views_on_boxes_of_any_size(side_m, moved_jax, moved_nyc):
+    """Targets outside the box move to its edge; Skyfall-GS' grids are 256 m and 307.2 m wide."""
+    box = np.array([[-side_m / 2, -side_m / 2, 0.0], [side_m / 2, side_m / 2, 50.0]])
+    for curriculum, count, moved in ((REFERENCE_JAX, 108, moved_jax), (REFERENCE_NYC, 192, moved_nyc)):
+        for number in range(1, len(curriculum.elevations_deg) + 1):
+            poses, report = place_with_report(curriculum, number, box)
+            assert (len(poses), report.planned, report.moved_targets) == (count, count, moved)
+            assert max(abs(v) for pose in poses for v in pose.target_m[:2]) <= side_m / 2
+    text = place_with_report(REFERENCE_JAX, 1, box)[1].summary()
+    edge = "; 96 look at the edge of the scene instead of a point outside of it" if moved_jax else ""
+    assert text == f"108 of 108 views{edge}"
+
+
+def test_targets_on_the_edge_of_the_box_stay_in_spite_of_rounding():
+    box = np.array([[0.1, 0.1, 0.0], [256.1, 256.1 - 1e-9, 50.0]])
+    poses, report = place_with_report(REFERENCE_JAX, 1, box + [4e5, 5e6, 0])
+    assert len(poses) == 108 and report.moved_targets == 0
+    assert move_into_box(256.9, 3.0, box) == (256.9, 3.0) and move_into_box(259.0, -7.0, box) == (256.1, 0.1)
 
 
 def test_lists_of_wrong_length_are_refused_by_flag():

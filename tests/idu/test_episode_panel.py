@@ -15,7 +15,8 @@ from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 from torch import nn
 
-from skyfall_ns.idu.curriculum import Curriculum, place_cameras
+from skyfall_ns.idu.camera_placement import place_cameras
+from skyfall_ns.idu.curriculum import Curriculum
 from skyfall_ns.idu.episode_overview import (
     GAP_PX,
     make_contact_sheet,
@@ -36,7 +37,7 @@ def make_refined_episode(idu, number=1, azimuths=4):
     """An episode whose refined images are its renders at half brightness."""
     curriculum = Curriculum(elevations_deg=(60.0, 45.0), radii_m=(120.0,), grid=1, azimuths=azimuths, size_px=48)
     episode = curriculum.plan_episodes(BOX)[number - 1]
-    poses = place_cameras(curriculum, episode, BOX, lambda x, y: 0.0, lambda eye, target: True)
+    poses, _ = place_cameras(curriculum, episode, BOX, lambda x, y: 0.0, lambda eye, target: None)
     store = write_plate_renders(EpisodeStore.create(idu, episode, poses, 48, {"run": 1}, 300.0))
     store.set_refiner({"name": "bilateral"}, False)
     for name in store.view_names:

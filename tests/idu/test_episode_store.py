@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.idu.curriculum import Curriculum, farthest_depth_m, place_cameras
+from skyfall_ns.idu.camera_placement import place_cameras
+from skyfall_ns.idu.curriculum import Curriculum, farthest_depth_m
 from skyfall_ns.idu.episode_store import EpisodeStore, episode_path, find_episodes
 from skyfall_ns.idu.hole_filling import fill_holes
 
@@ -26,7 +27,7 @@ IDENTITY = {"name": "identity", "prompts": ("a", "b")}
 def create_episode(idu, number=1, scene=SCENE, curriculum=CURRICULUM, max_depth_m=None):
     """An episode without images."""
     episode = curriculum.plan_episodes(BOX)[number - 1]
-    poses = place_cameras(curriculum, episode, BOX, lambda x, y: 0.0, lambda eye, target: True)
+    poses, _ = place_cameras(curriculum, episode, BOX, lambda x, y: 0.0, lambda eye, target: None)
     max_depth_m = farthest_depth_m(poses, BOX) if max_depth_m is None else max_depth_m
     return EpisodeStore.create(idu, episode, poses, curriculum.size_px, scene, max_depth_m)
 

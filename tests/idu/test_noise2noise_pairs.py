@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.idu.curriculum import Curriculum, place_cameras
+from skyfall_ns.idu.camera_placement import place_cameras
+from skyfall_ns.idu.curriculum import Curriculum
 from skyfall_ns.idu.episode_store import EpisodeStore
 from skyfall_ns.idu.noise2noise_pairs import noise2noise_pair
 from skyfall_ns.idu.rendering import local_view, render_training_pairs
@@ -39,7 +40,7 @@ def store(pipeline, tmp_path):
     """An episode without images."""
     normalized, curriculum = pipeline.model.normalized, Curriculum(grid=1, azimuths=5, size_px=48)
     episode = curriculum.plan_episodes(normalized.scene.box_m)[0]
-    poses = place_cameras(curriculum, episode, normalized.scene.box_m, lambda x, y: 0.0, lambda eye, target: True)
+    poses, _ = place_cameras(curriculum, episode, normalized.scene.box_m, lambda x, y: 0.0, lambda eye, target: None)
     return EpisodeStore.create(tmp_path, episode, poses, 48, {"run": 1}, 500.0)
 
 

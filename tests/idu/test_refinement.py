@@ -13,7 +13,8 @@ from helpers.idu_runs import SimulatedKill
 
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.idu import episode_store
-from skyfall_ns.idu.curriculum import Curriculum, place_cameras
+from skyfall_ns.idu.camera_placement import place_cameras
+from skyfall_ns.idu.curriculum import Curriculum
 from skyfall_ns.idu.episode_store import EpisodeStore
 from skyfall_ns.idu.refinement import refine_episode
 from skyfall_ns.refiners.identity import IdentityRefinerConfig
@@ -70,7 +71,7 @@ def store(tmp_path):
     """A rendered episode of eight views."""
     curriculum = Curriculum(grid=1, azimuths=8, size_px=16)
     episode = curriculum.plan_episodes(BOX)[0]
-    poses = place_cameras(curriculum, episode, BOX, lambda x, y: 0.0, lambda eye, target: True)
+    poses, _ = place_cameras(curriculum, episode, BOX, lambda x, y: 0.0, lambda eye, target: None)
     rendered = EpisodeStore.create(tmp_path, episode, poses, 16, {"run": 1}, 500.0)
     for name in rendered.view_names:
         image = torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(int(name)))

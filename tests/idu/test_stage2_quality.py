@@ -10,7 +10,8 @@ import pytest
 import torch
 from helpers.idu_runs import TINY, make_config, train, use_refiner
 
-from skyfall_ns.idu.curriculum import Curriculum, place_cameras, pose_camera
+from skyfall_ns.idu.camera_placement import place_cameras
+from skyfall_ns.idu.curriculum import Curriculum, pose_camera
 from skyfall_ns.idu.rendering import local_view
 from skyfall_ns.method_configs import skyfall
 from skyfall_ns.models.skyfall import SkyfallModel
@@ -59,8 +60,8 @@ def psnr_of_new_views(model: SkyfallModel, truth: SkyfallModel, elevation_deg: f
     """PSNR over directions and a distance of no episode, dB."""
     curriculum = Curriculum((elevation_deg,), (130.0,), (28.0,), grid=1, azimuths=5, size_px=64)
     box_m = model.normalized.scene.box_m
-    poses = place_cameras(
-        curriculum, curriculum.plan_episodes(box_m)[0], box_m, lambda x, y: 0.0, lambda eye, target: True
+    poses, _ = place_cameras(
+        curriculum, curriculum.plan_episodes(box_m)[0], box_m, lambda x, y: 0.0, lambda eye, target: None
     )
     model.eval()
     errors = []

@@ -9,7 +9,8 @@ import torch
 
 from skyfall_ns.dataparsers.camera_metadata import training_index, view_from_camera
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.idu.curriculum import Curriculum, place_cameras
+from skyfall_ns.idu.camera_placement import place_cameras
+from skyfall_ns.idu.curriculum import Curriculum
 from skyfall_ns.idu.episode_store import EpisodeStore
 from skyfall_ns.idu.synthetic_views import SyntheticViews, nerfstudio_camera
 from skyfall_ns.method_configs import skyfall
@@ -30,7 +31,7 @@ def store(normalized, tmp_path):
     """A complete episode of random images; the first column of each is empty."""
     curriculum = Curriculum(grid=1, azimuths=7, size_px=SIZE_PX)
     episode = curriculum.plan_episodes(normalized.scene.box_m)[1]
-    poses = place_cameras(curriculum, episode, normalized.scene.box_m, lambda x, y: 0.0, lambda eye, target: True)
+    poses, _ = place_cameras(curriculum, episode, normalized.scene.box_m, lambda x, y: 0.0, lambda eye, target: None)
     complete = EpisodeStore.create(tmp_path, episode, poses, SIZE_PX, {"run": 1}, 500.0)
     generator = torch.Generator().manual_seed(0)
     for name in complete.view_names:

@@ -13,7 +13,8 @@ from helpers.documents import load_example, python_blocks, table_entry
 from helpers.plates import write_plate_renders
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.idu.curriculum import Curriculum, place_cameras
+from skyfall_ns.idu.camera_placement import place_cameras
+from skyfall_ns.idu.curriculum import Curriculum
 from skyfall_ns.idu.episode_store import EpisodeStore
 from skyfall_ns.idu.refinement import refine_episode
 from skyfall_ns.refiners import registry
@@ -38,7 +39,7 @@ def store(tmp_path):
     """An episode with four rendered views of 32 pixels."""
     box_m, curriculum = np.array([[-30.0, -30.0, 0.0], [30.0, 30.0, 12.0]]), Curriculum(grid=1, azimuths=4, size_px=32)
     episode = curriculum.plan_episodes(box_m)[0]
-    poses = place_cameras(curriculum, episode, box_m, lambda x, y: 0.0, lambda eye, target: True)
+    poses, _ = place_cameras(curriculum, episode, box_m, lambda x, y: 0.0, lambda eye, target: None)
     return write_plate_renders(EpisodeStore.create(tmp_path, episode, poses, 32, {"run": 1}, 500.0))
 
 

@@ -14,7 +14,8 @@ import torch
 from helpers.plates import write_plate_renders
 
 from skyfall_ns.errors import MissingExtraError
-from skyfall_ns.idu.curriculum import Curriculum, place_cameras
+from skyfall_ns.idu.camera_placement import place_cameras
+from skyfall_ns.idu.curriculum import Curriculum
 from skyfall_ns.idu.episode_store import EpisodeStore
 from skyfall_ns.refiners import registry
 from skyfall_ns.refiners.registry import RefinerOptions
@@ -26,7 +27,7 @@ CURRICULUM = Curriculum(elevations_deg=(60.0, 45.0), radii_m=(120.0,), grid=1, a
 
 def make_episode(idu, number, options):
     spec = CURRICULUM.plan_episodes(BOX)[number - 1]
-    views = place_cameras(CURRICULUM, spec, BOX, lambda x, y: 0.0, lambda eye, target: True)
+    views, _ = place_cameras(CURRICULUM, spec, BOX, lambda x, y: 0.0, lambda eye, target: None)
     return write_plate_renders(EpisodeStore.create(idu, spec, views, 48, {"run": 1}, 300.0, options))
 
 
