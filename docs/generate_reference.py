@@ -1,4 +1,5 @@
-"""Generate the parts of the manual that follow the code: reference/cli.md, and the layers in design/architecture.md.
+"""Generate the parts of the manual that follow the code: reference/cli.md, reference/published_presets.md, and the
+layers in design/architecture.md.
 
     python docs/generate_reference.py
 
@@ -64,6 +65,9 @@ class Section:
 
 def main() -> None:
     """Write the generated files."""
+    from published_page import PAGE, page_text  # beside this script
+
+    PAGE.write_text(page_text())
     CLI.write_text(cli_page())
     ARCHITECTURE.write_text(with_layers(ARCHITECTURE.read_text()))
 

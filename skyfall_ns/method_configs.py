@@ -1,5 +1,6 @@
 """The methods of ns-train. Defaults are in the configuration classes; methods hold differences from them only."""
 
+import math
 import sys
 from dataclasses import replace
 from typing import Any
@@ -99,24 +100,28 @@ skyfall_fast = make_method(
     depth=DepthSupervisionConfig(prior="none"),
 )
 
-REFERENCE_OPTIMIZERS = make_optimizers(
-    REFERENCE_STEPS,
-    decay=0.01,
-    means=1.6e-4 * 128 * MODEL_PER_METER,  # position_lr_init times the scene's extent of 128 m
-    scales=1e-3,
-    features_dc=2.5e-3,
-    embeddings=5e-3,
-)
+REFERENCE_RATES = {
+    "decay": 0.01,
+    "means": 1.6e-4 * 128 * MODEL_PER_METER,  # position_lr_init times the scene's extent of 128 m
+    "scales": 1e-3,
+    "features_dc": 2.5e-3,
+    "embeddings": 5e-3,
+    "image_appearance": 0.0,  # the perceptron alone models the differences between images
+}
+REFERENCE_OPTIMIZERS = make_optimizers(REFERENCE_STEPS, **REFERENCE_RATES)
 REFERENCE_MODEL = SkyfallModelConfig(
     sh_degree=1,
     background_color="black",
     init_opacity=0.5,
-    max_scale_m=12.8,
+    init_shape="sphere",
+    init_scale=1.0,
+    max_scale_m=None,
     filter_3d=True,
     surface_weight=0.0,
     bright_weight=0.0,
     neighbor_weight=0.0,
     entropy_weight=10.0,
+    entropy_gaussians="all",
     appearance="perceptron",
     shading=False,
     shadows=False,
@@ -124,7 +129,9 @@ REFERENCE_MODEL = SkyfallModelConfig(
     stop_split_at=21_000,
     cull_alpha_thresh=0.005,
     cull_scale_thresh=12.8,
+    stop_screen_size_at=0,  # the screen sizes of Skyfall-GS are always 0 when they are tested
     reset_alpha_every=30,
+    pause_after_reset=0,
     densify_grad_thresh=1e-4,
     use_absgrad=False,
     densify_abs_quantile=True,
@@ -144,8 +151,17 @@ skyfall_reference = make_method(
     depth=REFERENCE_DEPTH,
 )
 
+skyfall_naive = make_method(
+    "skyfall-naive",
+    "The baseline of Skyfall-GS: stage 1 without depth prior, entropy and limit of sizes; needs a GPU.",
+    REFERENCE_STEPS,
+    make_optimizers(REFERENCE_STEPS, **REFERENCE_RATES | {"scales": 5e-3}),
+    model=replace(REFERENCE_MODEL, entropy_weight=0.0, cull_scale_thresh=math.inf, reset_alpha_every=40),
+    depth=DepthSupervisionConfig(prior="none"),
+)
+
 PUBLISHED_IDU: dict[str, Any] = {  # run_jax_idu.py
-    "model": replace(REFERENCE_MODEL, entropy_weight=0.0),
+    "model": REFERENCE_MODEL,
     "depth": REFERENCE_DEPTH,
     "stage1_steps": REFERENCE_STEPS,
     "curriculum": REFERENCE_JAX,
@@ -155,6 +171,9 @@ PUBLISHED_IDU: dict[str, Any] = {  # run_jax_idu.py
     "geometry_gradient_scale": 1.0,
     "episode_lr_scale": 1.0,
     "episode_depth": 0.5,
+    "episode_depth_elevations_deg": (85.0, 45.0),
+    "episode_depth_radii_m": (150.0, 75.0),
+    "episode_entropy_weight": 0.0,
     "densify_fraction": 0.9,
     "densify_grad_thresh": 2e-4,
     "opacity_reset_fraction": 0.5,
@@ -188,6 +207,14 @@ skyfall_idu_flux = make_method(
     **PUBLISHED_IDU,
 )
 
+PUBLISHED_NYC: dict[str, Any] = PUBLISHED_IDU | {  # run_nyc.py and run_nyc_idu.py
+    "model": replace(REFERENCE_MODEL, densify_grad_thresh=2e-4, reset_alpha_every=40),
+    "depth": replace(REFERENCE_DEPTH, schedule=PseudoSchedule(target_std_m=32.0)),
+    "curriculum": REFERENCE_NYC,
+    "episode_depth": 0.0,
+    "episode_entropy_weight": 10.0,
+}
+
 skyfall_idu_flux_nyc = make_method(
     "skyfall-idu-flux-nyc",
     "As skyfall-idu-flux with the published cameras and weights of New York: six episodes from 600 m.",
@@ -195,5 +222,5 @@ skyfall_idu_flux_nyc = make_method(
     REFERENCE_OPTIMIZERS,
     IduPipelineConfig,
     refiner=FLUX,
-    **PUBLISHED_IDU | {"curriculum": REFERENCE_NYC, "model": REFERENCE_MODEL, "episode_depth": 0.0},  # run_nyc_idu.py
+    **PUBLISHED_NYC,
 )

@@ -16,6 +16,7 @@ from skyfall_ns.method_configs import (
     skyfall_idu_flux,
     skyfall_idu_flux_nyc,
     skyfall_idu_klein,
+    skyfall_naive,
     skyfall_reference,
 )
 from skyfall_ns.refiners.model_catalog import KNOWN_MODELS
@@ -28,6 +29,7 @@ from skyfall_ns.scene.model_space import MODEL_PER_METER
         skyfall,
         skyfall_fast,
         skyfall_reference,
+        skyfall_naive,
         skyfall_idu,
         skyfall_idu_klein,
         skyfall_idu_flux,
@@ -83,7 +85,8 @@ def test_stage_2_has_the_published_numbers(specification):
         2e-4,
         0.5,
     )
-    assert (pipeline.episode_depth, pipeline.depth.prior, pipeline.model.entropy_weight) == (0.5, "moge", 0)
+    assert (pipeline.episode_depth, pipeline.depth.prior) == (0.5, "moge")
+    assert (pipeline.model.entropy_weight, pipeline.episode_entropy_weight) == (10, 0)
     curriculum = pipeline.curriculum
     assert curriculum.elevations_deg == (85, 75, 65, 55, 45) and curriculum.radii_m == (300, 275, 275, 250, 250)
     assert (curriculum.steps, curriculum.size_px, curriculum.samples_per_view) == ((10_000,), 1024, 2)
@@ -109,7 +112,7 @@ def test_nyc_method_has_the_published_cameras_and_weights():
     assert pipeline.curriculum == replace(
         REFERENCE_JAX, elevations_deg=(85, 75, 65, 55, 45, 25), radii_m=(600,) * 6, fov_deg=(20,), grid=4
     )
-    assert (pipeline.model.entropy_weight, pipeline.episode_depth) == (10, 0)
+    assert (pipeline.model.entropy_weight, pipeline.episode_entropy_weight, pipeline.episode_depth) == (10, 10, 0)
 
 
 def test_licenses_of_the_diffusion_models():

@@ -101,10 +101,10 @@ class Curriculum:
 
 REFERENCE_JAX = Curriculum(
     elevations_deg=(85.0, 75.0, 65.0, 55.0, 45.0), radii_m=(300.0, 275.0, 275.0, 250.0, 250.0), fov_deg=(60.0,),
-    steps=(10_000,), grid=3, grid_extent_m=512.0, azimuths=6, samples_per_view=2, size_px=1024,
+    steps=(10_000,), grid=3, grid_extent_m=512.0, azimuths=6, azimuth_step=0.0, samples_per_view=2,
+    sample_jitter_deg=0.0, size_px=1024,
 )  # fmt: skip
-"""Values of Skyfall-GS' `jax_v1`, except that directions rotate and samples differ: set `azimuth_step` and
-`sample_jitter_deg` to 0 to repeat them as Skyfall-GS does."""
+"""Values of Skyfall-GS' `jax_v1`."""
 REFERENCE_NYC = replace(
     REFERENCE_JAX, elevations_deg=(85.0, 75.0, 65.0, 55.0, 45.0, 25.0), radii_m=(600.0,) * 6, fov_deg=(20.0,), grid=4
 )

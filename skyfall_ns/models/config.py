@@ -20,10 +20,14 @@ class SkyfallModelOptions(SplatfactoOptions):
     init_opacity: Annotated[float | None, InRange(0, 1, above=True, below=True)] = None
     """Opacity of the initial Gaussians; with a high one, walls that stereo misplaced take longer to vanish. None: 0.6,
     or 0.9 with fewer than dense-view-threshold images."""
+    init_shape: Literal["disc", "sphere"] = "disc"
+    """Initial Gaussians. disc: flat, along the surface; sphere: isotropic, each as large as its distance from the three
+    nearest points (3D Gaussian splatting, Skyfall-GS)."""
     init_scale: Annotated[float, POSITIVE] = 0.5
-    """Standard deviation of the initial Gaussians along the surface, relative to the point spacing."""
-    max_scale_m: Annotated[float, POSITIVE] = 2.0
-    """Upper bound of the longest axis of a Gaussian (standard deviation), meters."""
+    """Standard deviation of the initial Gaussians, relative to the point spacing (disc), or to the root mean square
+    distance of the three nearest points (sphere; Skyfall-GS: 1)."""
+    max_scale_m: Annotated[float | None, POSITIVE] = 2.0
+    """Upper bound of the longest axis of a Gaussian (standard deviation), meters; None: unbounded, as in Skyfall-GS."""
     max_gaussians: Annotated[int, COUNT] = 1_000_000
     """Upper bound of the number of Gaussians; close to it only those with the largest gradients are densified."""
     filter_3d: bool = False
@@ -52,8 +56,10 @@ class SkyfallModelOptions(SplatfactoOptions):
     """Weight of the mean squared difference of albedo and embeddings from those of the nearest neighbors, which
     determine Gaussians that no image shows."""
     entropy_weight: Annotated[float, InRange(0)] = 0.0
-    """Weight of the entropy of the opacities of visible Gaussians (Skyfall-GS: 10), which pushes opacities toward 0 or
-    1."""
+    """Weight of the entropy of opacities (Skyfall-GS: 10), which pushes them toward 0 or 1."""
+    entropy_gaussians: Literal["visible", "all"] = "visible"
+    """Gaussians whose entropy is reduced: those that the image of the step shows, or all of them (Skyfall-GS), which
+    also removes Gaussians that no image shows."""
     sparsity_weight: Annotated[float, InRange(0)] = 0.0
     """Weight of the sum of opacities relative to the initial number of Gaussians (EOGS: 0.1)."""
     view_consistency_weight: Annotated[float, InRange(0)] = 0.0
@@ -91,6 +97,8 @@ class SkyfallModelOptions(SplatfactoOptions):
     """Longest axis above which Gaussians are pruned, meters; max-scale-m bounds it anyway."""
     reset_alpha_every: Annotated[int, COUNT] = 1_000_000
     """Refinements between two opacity resets; disabled by default, because few views do not recover from a reset."""
+    pause_after_reset: Annotated[int | None, InRange(0)] = None
+    """Steps without densification after an opacity reset; None: one per image and refine-every more. Skyfall-GS: 0."""
     densify_grad_thresh: Annotated[float, InRange(0)] = 0.0006
     """Mean gradient of the image position (normalized; absolute with use-absgrad) above which a Gaussian is
     densified."""

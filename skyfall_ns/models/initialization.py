@@ -8,6 +8,7 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -17,9 +18,10 @@ from skyfall_ns.models.appearance.embeddings import init_embeddings
 from skyfall_ns.models.appearance.lighting import AppearanceModel
 from skyfall_ns.models.appearance.spherical_harmonics import SH_C0
 from skyfall_ns.models.config import SkyfallModelOptions
-from skyfall_ns.scene.model_space import NormalizedScene
+from skyfall_ns.scene.model_space import MODEL_PER_METER, NormalizedScene
 
 DISC_THICKNESS = 0.2  # relative to the radius of the disc
+NEAREST_POINTS, MIN_SPHERE_SIZE_M = 3, 1e-7**0.5  # of 3D Gaussian splatting
 DENSE_VIEW_OPACITY, SPARSE_VIEW_OPACITY = 0.6, 0.9
 
 
@@ -35,8 +37,12 @@ def init_parameters(
     if opacity is None:
         dense = len(normalized.image_names) >= options.dense_view_threshold
         opacity = DENSE_VIEW_OPACITY if dense else SPARSE_VIEW_OPACITY
-    size = options.init_scale * normalized.point_spacing_m * normalized.scale
-    parameters = init_gaussians(xyz, rgb[:, : normalized.band_count], normals, size, opacity)
+    if options.init_shape == "sphere":
+        shapes = _sphere_shapes(xyz.double().numpy(), options.init_scale)
+    else:
+        size = options.init_scale * normalized.point_spacing_m * normalized.scale
+        shapes = disc_shapes(normals.double().numpy(), size)
+    parameters = init_gaussians(xyz, rgb[:, : normalized.band_count], shapes, opacity)
     if options.sh_degree:
         parameters["features_rest"] = xyz.new_zeros(len(xyz), 3, normalized.band_count, dtype=torch.float32)
     if options.appearance != "light":
@@ -62,26 +68,33 @@ def init_appearance(normalized: NormalizedScene, options: SkyfallModelOptions) -
 
 
 def init_gaussians(
-    xyz: Float[Tensor, "n 3"], rgb: UInt8[Tensor, "n b"], normals: Float[Tensor, "n 3"], size: float, opacity: float
+    xyz: Float[Tensor, "n 3"], rgb: UInt8[Tensor, "n b"], shapes: tuple[np.ndarray, np.ndarray], opacity: float
 ) -> dict[str, Tensor]:
-    """Raw parameters (log scales, logit opacities) of one Gaussian per point.
-
-    `size` is the standard deviation along the surface, in the unit of `xyz`; points on walls are sparser, and their
-    Gaussians taller. Points without a normal (zero) become spheres.
-    """
-    n = xyz.shape[0]
-    quats, scales = _disc_shapes(normals.double().numpy(), size)
+    """Raw parameters (log scales, logit opacities) of one Gaussian per point; `shapes`: quaternions "n 4" (wxyz) and
+    scales "n 3", in the unit of `xyz`."""
+    quats, scales = shapes
     return {
         "means": xyz.float().clone(),
         "scales": torch.from_numpy(np.log(scales)).float(),
         "quats": torch.from_numpy(quats).float(),
         "features_dc": (rgb.float() / 255 - 0.5) / SH_C0,
-        "opacities": torch.full((n, 1), math.log(opacity / (1 - opacity))),
+        "opacities": torch.full((len(xyz), 1), math.log(opacity / (1 - opacity))),
     }
 
 
-def _disc_shapes(normals: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Quaternions (wxyz) and scales of discs: the third axis is the normal, the first one horizontal."""
+def _sphere_shapes(xyz: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Quaternions (wxyz) and scales of spheres: `factor` times the root mean square distance of the three nearest
+    points (3D Gaussian splatting)."""
+    distances = KDTree(xyz).query(xyz, k=NEAREST_POINTS + 1)[0][:, 1:]
+    sizes = factor * np.sqrt(np.square(distances).mean(1)).clip(MIN_SPHERE_SIZE_M * MODEL_PER_METER)
+    return np.tile([1.0, 0.0, 0.0, 0.0], (len(xyz), 1)), np.repeat(sizes[:, None], 3, axis=1)
+
+
+def disc_shapes(normals: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
+    """Quaternions (wxyz) and scales of discs: the third axis is the normal, the first one horizontal.
+
+    `size` is the standard deviation along the surface; points on walls are sparser, and their Gaussians taller. Points
+    without a normal (zero) become spheres."""
     known = np.linalg.norm(normals, axis=1) > 0.5
     quats, scales = np.tile([1.0, 0.0, 0.0, 0.0], (len(normals), 1)), np.full((len(normals), 3), size)
     normal = normals[known] / np.linalg.norm(normals[known], axis=1, keepdims=True)

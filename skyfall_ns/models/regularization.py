@@ -69,12 +69,14 @@ class Regularization:
         }
 
     def opacity_losses(self, visible: Tensor, steps_since_reset: float) -> dict[str, Tensor]:
-        """Entropy of the opacities of `visible` Gaussians (mask), and the sum of all opacities."""
+        """Entropy of the opacities of `visible` Gaussians (mask) or of all, and the sum of all opacities."""
         options, terms = self.options, {}
         logits = self.renderer.parameters["opacities"]
         if options.entropy_weight:
             weight = losses.entropy_weight(options.entropy_weight, steps_since_reset)
-            terms["entropy"] = weight * losses.opacity_entropy(logits.squeeze(-1).sigmoid()[visible])
+            opacities = logits.squeeze(-1).sigmoid()
+            among = opacities if options.entropy_gaussians == "all" else opacities[visible]
+            terms["entropy"] = weight * losses.opacity_entropy(among)
         if options.sparsity_weight:
             terms["sparsity"] = options.sparsity_weight * losses.opacity_sparsity(logits.sigmoid(), self.initial_count)
         return terms

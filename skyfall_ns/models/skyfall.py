@@ -216,7 +216,8 @@ class SkyfallModel(SplatfactoModel):
     def step_post_backward(self, step: int) -> None:
         """Densify and prune, clamp scales, and stop if the scene has collapsed."""
         self.densifier.after_backward(self.optimizers, step, self.info)
-        self.gauss_params["scales"].data.clamp_(max=math.log(self.config.max_scale_m * self.normalized.scale))
+        if self.config.max_scale_m is not None:
+            self.gauss_params["scales"].data.clamp_(max=math.log(self.config.max_scale_m * self.normalized.scale))
         self.densifier.stop_if_collapsed(step)
 
     def get_image_metrics_and_images(

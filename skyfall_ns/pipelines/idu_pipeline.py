@@ -24,7 +24,7 @@ from skyfall_ns.idu.refinement import peak_memory_bytes
 from skyfall_ns.idu.schedule import EpisodeSchedule, EpisodeWindow, source_episode, synthetic_index
 from skyfall_ns.idu.synthetic_views import SyntheticViews
 from skyfall_ns.models.skyfall import SkyfallModel
-from skyfall_ns.option_checks import COUNT, SHARE, InRange
+from skyfall_ns.option_checks import COUNT, POSITIVE, SHARE, InRange
 from skyfall_ns.pipelines import checkpoint_state
 from skyfall_ns.pipelines.depth_supervision import DepthSupervision
 from skyfall_ns.pipelines.episode_directory import EPISODES_DIRECTORY, import_episodes, refuse_existing_episodes
@@ -68,8 +68,16 @@ class IduPipelineConfig(SkyfallPipelineConfig):
     episode_lr_scale: Annotated[float, InRange(0, 10, above=True)] = 0.25
     """Factor on the learning rates of --optimizers in episodes."""
     episode_depth: Annotated[float, InRange(0)] = 0.0
-    """Weight of depth supervision in episodes, with the elevations and distances of --pipeline.depth; 0 turns it off
-    (Skyfall-GS: 0.5)."""
+    """Weight of depth supervision in episodes; 0 turns it off (Skyfall-GS: 0.5)."""
+    episode_depth_elevations_deg: Annotated[tuple[float, float] | None, InRange(0, 90, above=True)] = None
+    """Elevation of the depth cameras at the start and at the end of an episode (Skyfall-GS: 85 45); None: that of
+    --pipeline.depth."""
+    episode_depth_radii_m: Annotated[tuple[float, float] | None, POSITIVE] = None
+    """Distance of the depth cameras at the start and at the end of an episode, meters (Skyfall-GS: 150 75); None: that
+    of --pipeline.depth."""
+    episode_entropy_weight: Annotated[float | None, InRange(0)] = None
+    """Weight of the entropy of opacities in episodes (Skyfall-GS: 0 in Jacksonville, 10 in New York); None: that of
+    --pipeline.model."""
     densify_fraction: Annotated[float, SHARE] = 0.0
     """Fraction of an episode's steps during which Gaussians are split and pruned (Skyfall-GS: 0.9)."""
     densify_grad_thresh: Annotated[float, InRange(0)] = 6e-4
@@ -177,6 +185,7 @@ class IduPipeline(SkyfallPipeline):
             self._restart_densification(window)
         self._prepare_views(trainer, window.number, step)
         self._restart_depth_supervision(window)
+        self._set_entropy_weight()
         table, factor = trainer.config.optimizers, self.config.episode_lr_scale
         reset_learning_rates(trainer.optimizers, table, step - window.first_step, window.steps, factor)
         self.clear_cache()
@@ -250,13 +259,25 @@ class IduPipeline(SkyfallPipeline):
         if self.config.episode_depth == 0:
             self.depth_supervision = None
             return
+        config, schedule = self.config, self.config.depth.schedule
         schedule = replace(
-            self.config.depth.schedule, start=window.first_step - 1, end=window.first_step + window.steps, ramp=0
+            schedule,
+            start=window.first_step - 1,
+            end=window.first_step + window.steps,
+            ramp=0,
+            elevations_deg=config.episode_depth_elevations_deg or schedule.elevations_deg,
+            radii_m=config.episode_depth_radii_m or schedule.radii_m,
         )
-        options = replace(self.config.depth, schedule=schedule, weight=self.config.episode_depth)
+        options = replace(config.depth, schedule=schedule, weight=config.episode_depth)
         self.depth_supervision = DepthSupervision.from_config(
             options, self.model.normalized, self.depth_supervision.seed
         )
+
+    def _set_entropy_weight(self) -> None:
+        """Use the entropy weight of episodes, if there is one."""
+        weight = self.config.episode_entropy_weight
+        if weight is not None:
+            self.model.regularization.options = replace(self.model.config, entropy_weight=weight)
 
     def _choose_appearance_image(self) -> int:
         """Index of the training image whose appearance the renders have."""

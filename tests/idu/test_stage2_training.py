@@ -40,7 +40,7 @@ def test_run_ends_at_planned_step_with_all_episodes(city_scene, tmp_path):
         assert store.view_names == VIEW_NAMES and store.episode.elevation_deg == elevation
         assert not (store.missing_renders() or store.missing_refined() or store.missing_weights())
         assert store.manifest.refiner == {"name": "identity"} and store.manifest.generative is False
-        assert store.placement_summary() == f"{VIEWS} of {VIEWS} views"
+        assert store.placement_summary() == "4 of 4 views"
         assert {"raw", "refined"} <= store.manifest.consistency.keys()
         assert {"render", "refine", "weights"} <= store.manifest.phases.keys()
         for name in VIEW_NAMES:

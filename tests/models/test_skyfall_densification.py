@@ -1,6 +1,7 @@
 """Densification in the model: bounds of number, size and opacity, and scenes that collapse."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from helpers.models import densify_often, make_optimizers, train_step
 
 from skyfall_ns.errors import TrainingError
-from skyfall_ns.models.densification.strategy import steps_since_reset
+from skyfall_ns.method_configs import REFERENCE_MODEL
+from skyfall_ns.models.densification.strategy import make_strategy, steps_since_reset
 from skyfall_ns.models.initialization import SPARSE_VIEW_OPACITY
 
 REFINE_STEP = 400  # a step at which gsplat's strategy densifies
@@ -125,3 +127,32 @@ def test_steps_since_reset_count_only_after_resets_of_densification(model):
     config.densification = "mcmc"
     model.densifier.restart(0, config)
     assert steps_since_reset(model.densifier.strategy, model.step - model.densifier.start_step) == math.inf
+
+
+def test_published_densification_ignores_screen_sizes_and_does_not_pause_after_a_reset(model):
+    """Both are so in Skyfall-GS: it tests screen sizes when they have just been reset to 0."""
+    published = make_strategy(REFERENCE_MODEL, model.normalized)
+    assert published.pause_refine_after_reset == 0 and published.prune_scale3d == pytest.approx(0.128)
+    ours = make_strategy(model.config, model.normalized)
+    assert ours.pause_refine_after_reset == len(model.normalized.image_names) + model.config.refine_every
+    for strategy, expected in ((published, 0), (dataclasses.replace(published, refine_scale2d_stop_iter=4000), 3)):
+        model.gauss_params["opacities"].data[:] = 0.0
+        state = strategy.initialize_state(scene_scale=1.0)
+        count = model.num_points
+        state |= {"grad2d": torch.zeros(count), "count": torch.ones(count), "radii": torch.zeros(count)}
+        state |= {"absolute": torch.zeros(count)}
+        state["radii"][:3] = 0.9  # of the image
+        pruned = strategy._prune_gs(model.gauss_params, make_optimizers(model), state, step=1100)
+        assert pruned == expected
+
+
+def test_entropy_of_all_gaussians_reaches_those_that_no_image_shows(model):
+    hidden = torch.zeros(model.num_points, dtype=torch.bool)
+    for among, reaches in (("visible", False), ("all", True)):
+        model.regularization.options = dataclasses.replace(model.config, entropy_weight=10.0, entropy_gaussians=among)
+        loss = model.regularization.opacity_losses(hidden, math.inf)["entropy"]
+        (gradient,) = torch.autograd.grad(loss, model.gauss_params["opacities"])
+        assert bool(gradient.abs().max() > 0) is reaches
+    opacities = model.gauss_params["opacities"].detach().sigmoid()
+    entropy = -(opacities * opacities.log() + (1 - opacities) * (1 - opacities).log()).mean()
+    assert loss.item() == pytest.approx(10 * entropy.item(), rel=1e-5)

@@ -13,6 +13,7 @@ def make_strategy(options: SkyfallModelOptions, normalized: NormalizedScene) -> 
     stop = 0 if options.densification == "none" else options.stop_split_at
     if options.densification == "mcmc":
         return MCMCRelocation(options.cull_alpha_thresh, options.warmup_length, stop, options.refine_every)
+    pause = options.pause_after_reset
     split_size_m = normalized.point_spacing_m if options.densify_size_thresh is None else options.densify_size_thresh
     return CappedDefaultStrategy(
         prune_opa=options.cull_alpha_thresh,
@@ -26,7 +27,7 @@ def make_strategy(options: SkyfallModelOptions, normalized: NormalizedScene) -> 
         refine_stop_iter=stop,
         reset_every=options.reset_alpha_every * options.refine_every,
         refine_every=options.refine_every,
-        pause_refine_after_reset=len(normalized.image_names) + options.refine_every,
+        pause_refine_after_reset=len(normalized.image_names) + options.refine_every if pause is None else pause,
         absgrad=options.use_absgrad,
         max_gaussians=options.max_gaussians,
         abs_quantile=options.densify_abs_quantile,
