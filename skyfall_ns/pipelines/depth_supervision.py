@@ -12,6 +12,7 @@ from skyfall_ns.errors import TrainingError
 from skyfall_ns.models.geometry.depth_losses import DepthLossName, depth_loss_function
 from skyfall_ns.models.renderer import Renderer
 from skyfall_ns.option_checks import COUNT, InRange, check_options
+from skyfall_ns.pipelines.checkpoint_state import preserve_rng_state
 from skyfall_ns.priors.base import (
     DepthPrediction,
     DepthPrior,
@@ -162,7 +163,8 @@ class DepthSupervision:
 
     @torch.no_grad()
     def _predict_depth(self, renderer: Renderer, pose: PseudoPose, view: View) -> DepthPrediction:
-        """Prediction of the prior on the device of the Gaussians."""
+        """Prediction of the prior on the device of the Gaussians; the random state of training is preserved, because a
+        resumed run loads the prior at another step."""
         device = renderer.device if self._config.device is None else torch.device(self._config.device)
         matrices = {name: getattr(view, name).to(device) for name in ("camera_from_model", "intrinsics")}
         camera = replace(view, **matrices)
@@ -170,7 +172,8 @@ class DepthSupervision:
             image = renderer.render(view, pose.image).color.clamp(0, 1).to(device)
         else:
             image = torch.zeros(view.height, view.width, 3, device=device)
-        prediction = self._load_prior(device)(image, camera)
+        with preserve_rng_state(renderer.device):
+            prediction = self._load_prior(device)(image, camera)
         values, valid = prediction.values.float().to(renderer.device), prediction.valid.to(renderer.device)
         return DepthPrediction(values, valid, prediction.kind)
 

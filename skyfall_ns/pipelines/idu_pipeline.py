@@ -183,6 +183,8 @@ class IduPipeline(SkyfallPipeline):
             self._source_hash = self._source_hash or _hash_means(self.model)
             trainer.save_checkpoint(step - 1)  # a resumed run renders the same Gaussians
             self._restart_densification(window)
+        if self.depth_supervision is not None:
+            self.depth_supervision.release_prior()  # its memory is the refiner's
         self._prepare_views(trainer, window.number, step)
         self._restart_depth_supervision(window)
         self._set_entropy_weight()
@@ -255,7 +257,6 @@ class IduPipeline(SkyfallPipeline):
         """Restrict depth supervision to the steps of an episode, or end it."""
         if self.depth_supervision is None:
             return
-        self.depth_supervision.release_prior()
         if self.config.episode_depth == 0:
             self.depth_supervision = None
             return

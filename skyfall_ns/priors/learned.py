@@ -1,6 +1,6 @@
-"""Monocular depth models as priors: any depth estimator of `transformers`, and MoGe 1 to 3.
+"""Monocular depth models as priors: any depth estimator of `transformers`.
 
-Depth Anything V2 Small is Apache-2.0; its Base and Large are CC-BY-NC. Code and weights of MoGe are MIT.
+Depth Anything V2 Small is Apache-2.0; its Base and Large are CC-BY-NC.
 """
 
 import importlib
@@ -16,16 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skyfall_ns.errors import MissingExtraError, TrainingError
-from skyfall_ns.priors.base import DepthPrediction, DepthPrior, PredictionKind, horizontal_fov_deg
-from skyfall_ns.priors.options import DtypeName, MogeVersion, PriorOptions
+from skyfall_ns.priors.base import DepthPrediction, DepthPrior, PredictionKind
+from skyfall_ns.priors.options import DtypeName, PriorOptions
 from skyfall_ns.scene.model_space import NormalizedScene
 from skyfall_ns.view import View
 
-MOGE_WEIGHTS: dict[MogeVersion, str] = {
-    "v1": "Ruicheng/moge-vitl",  # Skyfall-GS
-    "v2": "Ruicheng/moge-2-vitl",
-    "v3": "Ruicheng/moge-3-vitl",
-}
 DEPTH_ANYTHING = "depth-anything/Depth-Anything-V2-Small-hf"
 TRANSFORMERS_FILES = (
     ("config.json",),
@@ -40,7 +35,10 @@ PREDICTION_KINDS: dict[str, PredictionKind] = {  # of models of transformers, by
 }
 
 
-def _require_package(package: str, install: str) -> None:
+NEEDS_DEPTH = ("prompt_depth_anything",)  # models that complete a depth map and do not predict one from an image
+
+
+def require_package(package: str, install: str) -> None:
     """Raise MissingExtraError, with the install command, if a package is not installed."""
     if importlib.util.find_spec(package) is None:
         raise MissingExtraError(
@@ -49,7 +47,7 @@ def _require_package(package: str, install: str) -> None:
         )
 
 
-def _require_weights(weights: str, *needed: tuple[str, ...]) -> None:
+def require_weights(weights: str, *needed: tuple[str, ...]) -> None:
     """Raise MissingExtraError unless weights are complete in a local directory or in the hub's cache; nothing is
     downloaded. `needed`: alternative names of each needed file."""
     if all(any(_is_available(weights, name) for name in names) for names in needed):
@@ -91,14 +89,12 @@ class TransformersPriorConfig:
     def check(self) -> None:
         """Raise MissingExtraError if package or weights are missing, TrainingError if the kind of prediction is
         unknown."""
-        _require_package("transformers", "pip install 'skyfall-ns[depth]'")
-        _require_weights(self.weights, *TRANSFORMERS_FILES)
+        require_package("transformers", "pip install 'skyfall-ns[depth]'")
+        require_weights(self.weights, *TRANSFORMERS_FILES)
         self.prediction_kind()
 
     def prediction_kind(self) -> PredictionKind:
         """Kind of prediction; raises TrainingError if neither the options nor the model type determine it."""
-        if self.kind is not None:
-            return self.kind
         transformers = importlib.import_module("transformers")
         try:
             config = transformers.AutoConfig.from_pretrained(self.weights, local_files_only=True)
@@ -107,6 +103,13 @@ class TransformersPriorConfig:
                 f"{self.weights} is not a model that transformers {transformers.__version__} supports. "
                 "Pass other --pipeline.depth.weights."
             ) from error
+        if config.model_type in NEEDS_DEPTH:
+            raise TrainingError(
+                f"{self.weights} is a model of type {config.model_type}, which needs a depth map as input. "
+                "Pass --pipeline.depth.weights of a model that needs an image only."
+            )
+        if self.kind is not None:
+            return self.kind
         if getattr(config, "depth_estimation_type", "relative") == "metric":  # Depth Anything
             return "metric"
         if config.model_type not in PREDICTION_KINDS:
@@ -123,6 +126,8 @@ class TransformersPriorConfig:
         dtype = getattr(torch, self.dtype)
         local = {"local_files_only": True}
         processor = transformers.AutoImageProcessor.from_pretrained(self.weights, **local)
+        if hasattr(processor, "do_pad"):
+            processor.do_pad = False  # ZoeDepth: the prediction covers the padded image
         model = transformers.AutoModelForDepthEstimation.from_pretrained(self.weights, torch_dtype=dtype, **local)
         yield _TransformersPrior(processor, model.to(device).eval(), self.prediction_kind())
 
@@ -144,58 +149,3 @@ class _TransformersPrior:
         values = torch.nn.functional.interpolate(values, image.shape[:2], mode="bilinear", align_corners=False)[0, 0]
         values = values.to(image.device)
         return DepthPrediction(values, torch.isfinite(values), self.kind)
-
-
-@dataclass(frozen=True)
-class MogePriorConfig:
-    """MoGe of Microsoft: depth with a validity mask; takes the true field of view as input."""
-
-    reads_image: ClassVar[bool] = True
-    version: MogeVersion = "v2"
-    """Version of the model."""
-    weights: str = MOGE_WEIGHTS["v2"]
-    """Hub name in the local cache, a local file, or a directory with a model.pt."""
-    dtype: DtypeName = "float32"
-    """Number format of the model, float32 or float16; float16 on CUDA halves its memory."""
-
-    @classmethod
-    def from_options(cls, options: PriorOptions, normalized: NormalizedScene) -> "MogePriorConfig":
-        """The configuration for the options of depth supervision."""
-        version = options.moge_version
-        return cls(version, options.weights or MOGE_WEIGHTS[version], options.dtype)
-
-    def check(self) -> None:
-        """Raise MissingExtraError if package or weights are missing, TrainingError for an unsupported number format."""
-        if self.dtype == "bfloat16":
-            raise TrainingError("MoGe does not support bfloat16. Pass --pipeline.depth.dtype float16 or float32.")
-        _require_package("moge", "pip install git+https://github.com/microsoft/MoGe.git")
-        if not Path(self.weights).is_file():
-            _require_weights(self.weights, ("model.pt",))
-
-    @contextmanager
-    def load(self, device: torch.device) -> Iterator[DepthPrior]:
-        self.check()
-        module = importlib.import_module(f"moge.model.{self.version}")
-        weights = Path(self.weights) / "model.pt" if Path(self.weights).is_dir() else self.weights
-        model = module.MoGeModel.from_pretrained(weights).to(device).eval()
-        yield _MogePrior(model, use_fp16=self.dtype == "float16")
-
-
-@dataclass(frozen=True)
-class _MogePrior:
-    """A loaded MoGe model; implements `DepthPrior`."""
-
-    model: Any
-    use_fp16: bool
-
-    @torch.no_grad()
-    def __call__(self, image: Float[Tensor, "h w 3"], camera: View) -> DepthPrediction:
-        prediction = self.model.infer(
-            image.clamp(0, 1).permute(2, 0, 1),
-            fov_x=horizontal_fov_deg(camera),
-            apply_mask=True,
-            use_fp16=self.use_fp16,
-        )
-        depth = prediction["depth"].float()
-        valid = torch.isfinite(depth) & (depth > 0)
-        return DepthPrediction(torch.where(valid, depth, torch.zeros_like(depth)), valid, "affine_depth")

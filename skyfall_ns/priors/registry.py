@@ -25,7 +25,7 @@ class PriorEntry:
 
 PRIORS: dict[str, PriorEntry] = {
     "surface": PriorEntry("skyfall_ns.priors.surface", "SurfacePriorConfig"),
-    "moge": PriorEntry("skyfall_ns.priors.learned", "MogePriorConfig"),
+    "moge": PriorEntry("skyfall_ns.priors.moge", "MogePriorConfig"),
     "transformers": PriorEntry("skyfall_ns.priors.learned", "TransformersPriorConfig"),
     "plane": PriorEntry("skyfall_ns.priors.plane", "PlanePriorConfig"),
 }

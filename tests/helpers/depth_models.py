@@ -1,7 +1,7 @@
-"""Depth models for tests: a tiny real one of transformers, and a stub with MoGe's interface."""
+"""Depth models with random weights for tests: a tiny one of transformers, and MoGe's own classes."""
 
-import sys
-import types
+import copy
+import importlib
 from pathlib import Path
 
 import pytest
@@ -24,35 +24,48 @@ def build_tiny_depth_anything(directory: Path, **options) -> Path:
     return directory
 
 
-class StubMoge(torch.nn.Module):
-    """Predicts the depth of a slope, infinity in the first ten rows; records its calls."""
+MOGE_CONFIGS = {
+    "v1": {
+        "encoder": "dinov2_vits14", "intermediate_layers": 1, "dim_proj": 32, "dim_upsample": [32, 32, 32],
+        "num_tokens_range": [16, 25], "remap_output": "exp",
+    },
+    "v2": {
+        "encoder": {"backbone": "dinov2_vits14", "intermediate_layers": 1, "dim_out": 32},
+        "neck": {"dim_in": [34, 2, 2, 2, 2], "dim_res_blocks": [32] * 5, "dim_out": None,
+                 "resamplers": ["bilinear"] * 4},
+        "points_head": {"dim_in": [32] * 5, "dim_res_blocks": [32] * 5, "dim_out": [None] * 4 + [3],
+                        "resamplers": ["bilinear"] * 4},
+        "mask_head": {"dim_in": [32] * 5, "dim_res_blocks": [32] * 5, "dim_out": [None] * 4 + [1],
+                      "resamplers": ["bilinear"] * 4},
+        "num_tokens_range": [16, 25], "remap_output": "exp",
+    },
+}  # fmt: skip
+"""Configurations of the real classes with the smallest encoder that they have, for images of some 64 pixels."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[dict] = []
-        self.layer = torch.nn.Linear(3, 3)  # weights that must not end up in a checkpoint
 
-    def infer(self, image, fov_x=None, apply_mask=True, use_fp16=True):
-        self.calls.append({"fov_x": fov_x, "shape": tuple(image.shape), "low": image.min().item(),
-                           "high": image.max().item(), "use_fp16": use_fp16})  # fmt: skip
-        depth = torch.linspace(6.0, 5.0, image.shape[1])[:, None].repeat(1, image.shape[2])
-        depth[:10] = torch.inf
-        return {"depth": depth}
+def build_tiny_moge(directory: Path, version: str = "v2", mask_bias: float = 2.0) -> Path:
+    """Write a MoGe model with random weights to `directory`; with a positive bias its mask is valid everywhere."""
+    model_class = importlib.import_module(f"moge.model.{version}").MoGeModel
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = model_class(**copy.deepcopy(MOGE_CONFIGS[version]))
+    last_layer = model.head.output_block[1][-1] if version == "v1" else model.mask_head.output_blocks[-1]
+    torch.nn.init.constant_(last_layer.bias, mask_bias)
+    directory.mkdir(parents=True, exist_ok=True)
+    torch.save({"model_config": MOGE_CONFIGS[version], "model": model.state_dict()}, directory / "model.pt")
+    return directory
 
 
-def install_stub_moge(monkeypatch: pytest.MonkeyPatch, version: str = "v2") -> StubMoge:
-    """Put the stub where `import moge.model.VERSION` finds it."""
-    stub = StubMoge()
+def record_moge_calls(monkeypatch: pytest.MonkeyPatch, version: str = "v2") -> list[dict]:
+    """Arguments of every later call of the real `infer`."""
+    model_class = importlib.import_module(f"moge.model.{version}").MoGeModel
+    calls: list[dict] = []
+    infer = model_class.infer
 
-    class MoGeModel:
-        @classmethod
-        def from_pretrained(cls, weights):
-            stub.weights = weights
-            return stub
+    def recorded(self, image, **options):
+        calls.append({"shape": tuple(image.shape), "low": image.min().item(), "high": image.max().item(),
+                      "dtype": self.dtype, **options})  # fmt: skip
+        return infer(self, image, **options)
 
-    for name in ("moge", "moge.model", f"moge.model.{version}"):
-        module = types.ModuleType(name)
-        module.__spec__ = types.SimpleNamespace(name=name)  # type: ignore[assignment]
-        monkeypatch.setitem(sys.modules, name, module)
-    sys.modules[f"moge.model.{version}"].MoGeModel = MoGeModel  # type: ignore[attr-defined]
-    return stub
+    monkeypatch.setattr(model_class, "infer", recorded)
+    return calls

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.depth_models import build_tiny_depth_anything, install_stub_moge
+from helpers.depth_models import build_tiny_depth_anything, build_tiny_moge, record_moge_calls
 from torch import nn
 
 from skyfall_ns.errors import MissingExtraError, TrainingError
@@ -201,9 +201,9 @@ def test_scene_without_a_surface_has_no_default_prior_and_refuses_the_surface_pr
         DepthSupervision.from_config(DepthSupervisionConfig(prior="surface"), normalized, seed=0)
 
 
-def test_missing_package_is_reported_before_training_only(city_scene):
-    config = make_pipeline_config(city_scene, prior="moge")
-    with pytest.raises(MissingExtraError, match=r"moge.*not installed\. Run `pip install git"):
+def test_missing_weights_are_reported_before_training_only(city_scene):
+    config = make_pipeline_config(city_scene, prior="moge", weights="nobody/nothing")
+    with pytest.raises(MissingExtraError, match=r"nobody/nothing.*not on this machine.*Run `hf download"):
         config.setup(device="cpu")
     assert config.setup(device="cpu", test_mode="inference").depth_supervision is None
 
@@ -216,15 +216,15 @@ def test_missing_weights_are_not_downloaded(model, monkeypatch):
 
 
 def test_learned_priors_get_clamped_images_and_the_exact_field_of_view(pipeline, monkeypatch, tmp_path):
-    moge = install_stub_moge(monkeypatch)
-    (tmp_path / "model.pt").touch()
+    calls = record_moge_calls(monkeypatch)
+    build_tiny_moge(tmp_path)
     depth = make_supervision(pipeline.model, prior="moge", weights=str(tmp_path))
     model = copy.deepcopy(pipeline.model).train()
     with torch.no_grad():
         model.features_dc.mul_(20)  # far outside 0..1
     loss = depth.step_losses(model.renderer, ACTIVE_STEP)["depth"]
-    assert moge.calls == [{"fov_x": pytest.approx(60.0), "shape": (3, 96, 96), "low": 0.0, "high": 1.0,
-                           "use_fp16": False}]  # fmt: skip
+    assert calls == [{"fov_x": pytest.approx(60.0), "shape": (3, 96, 96), "low": 0.0, "high": 1.0,
+                      "dtype": torch.float32, "apply_mask": True, "use_fp16": False}]  # fmt: skip
     loss.backward()
     assert model.gauss_params["means"].grad.abs().max() > 0 and model.gauss_params["features_dc"].grad is None
 
@@ -232,17 +232,17 @@ def test_learned_priors_get_clamped_images_and_the_exact_field_of_view(pipeline,
 def test_priors_are_loaded_on_demand(pipeline, prepare_pipeline, monkeypatch, tmp_path):
     """They are neither modules of the pipeline nor in checkpoints, run once per pose of a stack, and are released after
     the window."""
-    moge = install_stub_moge(monkeypatch)
-    (tmp_path / "model.pt").touch()
+    calls = record_moge_calls(monkeypatch)
+    build_tiny_moge(tmp_path)
     before = set(pipeline.state_dict())
     depth = make_supervision(pipeline.model, prior="moge", weights=str(tmp_path), rounds=2)
     prepare_pipeline(depth, ACTIVE_STEP)
     stack = NEAR.stack
     for step in range(20, 20 + 10 * (2 * stack + 1), 10):
         depth.step_losses(pipeline.model.renderer, step)
-    assert len(moge.calls) == stack + 1
+    assert len(calls) == stack + 1
     assert set(pipeline.state_dict()) == before
-    assert not any(module is moge for module in pipeline.modules()) and not isinstance(depth, nn.Module)
+    assert not any(module is depth._prior.model for module in pipeline.modules()) and not isinstance(depth, nn.Module)
     depth.step_losses(pipeline.model.renderer, NEAR.end)
     assert depth._prior is None and not depth._predictions
 

@@ -1,15 +1,15 @@
-"""Depth priors: closed forms for plane and surface, a tiny model of transformers, a stub with the interface of MoGe."""
+"""Depth priors: closed forms for plane and surface, tiny models of transformers and of MoGe."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from helpers.depth_models import build_tiny_depth_anything, install_stub_moge
+from helpers.depth_models import build_tiny_depth_anything, build_tiny_moge, record_moge_calls
 
 from skyfall_ns.errors import MissingExtraError, TrainingError
 from skyfall_ns.priors.base import comparable_depth, target_depth
-from skyfall_ns.priors.learned import MogePriorConfig, TransformersPriorConfig
+from skyfall_ns.priors.learned import TransformersPriorConfig
+from skyfall_ns.priors.moge import MogePriorConfig
 from skyfall_ns.priors.plane import PlanePriorConfig
 from skyfall_ns.priors.surface import HeightField, SurfacePriorConfig, camera_rays, march_rays
 from skyfall_ns.view import View
@@ -111,24 +111,64 @@ def test_disparity_is_compared_with_disparity():
     assert torch.corrcoef(pair)[0, 1].item() == pytest.approx(1.0, abs=1e-9)
 
 
-def test_missing_package_gives_the_install_line():
-    with pytest.raises(MissingExtraError, match=r"moge.*pip install git"):
-        MogePriorConfig().check()
+def test_missing_package_gives_the_install_line(monkeypatch):
     with pytest.raises(TrainingError, match=r"not support bfloat16\. Pass"):
         MogePriorConfig(dtype="bfloat16").check()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        MissingExtraError, match=r"moge, which is not installed\. Run `pip install 'skyfall-ns\[depth\]'"
+    ):
+        MogePriorConfig().check()
 
 
-def test_moge_takes_the_true_field_of_view_and_its_mask_is_kept(monkeypatch, tmp_path):
-    moge = install_stub_moge(monkeypatch, "v3")
-    weights = tmp_path / "model.pt"
-    weights.touch()
-    for named in (weights, tmp_path):  # the file, or its directory
-        with MogePriorConfig(version="v3", weights=str(named)).load(CPU) as prior:
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_moge_takes_the_true_field_of_view_and_its_mask_is_kept(version, monkeypatch, tmp_path):
+    build_tiny_moge(tmp_path / "all", version)
+    build_tiny_moge(tmp_path / "nothing", version, mask_bias=-9.0)
+    calls = record_moge_calls(monkeypatch, version)
+    for weights in (tmp_path / "all", tmp_path / "all/model.pt", tmp_path / "nothing"):
+        with MogePriorConfig(version=version, weights=str(weights)).load(CPU) as prior:
             prediction = prior(random_image() * 3 - 1, make_camera())
-        assert Path(moge.weights) == weights
-    assert moge.calls[0]["fov_x"] == pytest.approx(40.0) and not moge.calls[0]["use_fp16"]
-    assert moge.calls[0]["shape"] == (3, 64, 64) and moge.calls[0]["low"] >= 0 and moge.calls[0]["high"] <= 1
-    assert not prediction.valid[:10].any() and prediction.valid[10:].all() and torch.isfinite(prediction.values).all()
+        assert bool(prediction.valid.all()) == (weights.name != "nothing") == bool(prediction.valid.any())
+        assert torch.isfinite(prediction.values).all() and prediction.kind == "affine_depth"
+        assert not prediction.values.is_inference()  # such tensors cannot be part of a loss
+    assert len(calls) == 3 and calls[0]["fov_x"] == pytest.approx(40.0) and calls[0]["dtype"] == torch.float32
+    assert calls[0]["shape"] == (3, 64, 64) and calls[0]["low"] >= 0 and calls[0]["high"] <= 1
+
+
+def test_moge_has_its_weights_in_the_requested_format_where_it_runs_in_it(tmp_path):
+    build_tiny_moge(tmp_path)
+    half = MogePriorConfig(weights=str(tmp_path), dtype="float16")
+    with half.load(torch.device("meta")) as prior:
+        assert {p.dtype for p in prior.model.parameters()} == {torch.float16}
+    with pytest.warns(UserWarning, match="not run in float16 on a CPU"), half.load(CPU) as prior:
+        assert {p.dtype for p in prior.model.parameters()} == {torch.float32}
+        assert prior(random_image(), make_camera()).valid.all()
+
+
+def test_moge_weights_of_another_version_are_refused_before_training(tmp_path):
+    build_tiny_moge(tmp_path / "one", "v1")
+    build_tiny_moge(tmp_path / "two", "v2")
+    with pytest.raises(
+        TrainingError, match=r"weights of MoGe 1, but the version is v2\. Pass --pipeline\.depth\.moge-v"
+    ):
+        MogePriorConfig("v2", str(tmp_path / "one")).check()
+    with pytest.raises(TrainingError, match=r"MoGe 2 or later, but the version is v1\. Pass --pipeline\.depth\.moge-v"):
+        MogePriorConfig("v1", str(tmp_path / "two")).check()
+    with pytest.raises(TrainingError, match=r"does not have MoGe v3\. Pass --pipeline\.depth\.moge-version v1 or v2"):
+        MogePriorConfig("v3", str(tmp_path / "two")).check()
+    (tmp_path / "one/model.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(TrainingError, match=r"damaged, or not a checkpoint of MoGe\. Download"):
+        MogePriorConfig("v1", str(tmp_path / "one")).check()
+
+
+def test_moge_is_loaded_from_the_cache_of_the_hub_without_network(monkeypatch, tmp_path):
+    build_tiny_moge(tmp_path)
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("used the network"))
+    cached = str(tmp_path / "model.pt")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: cached)
+    with MogePriorConfig(weights="somebody/moge").load(CPU) as prior:
+        assert prior(random_image(), make_camera()).valid.all()
 
 
 def test_a_tiny_real_transformers_model_runs(tmp_path):
@@ -146,6 +186,9 @@ def test_the_kind_of_prediction_is_known_or_an_error(tmp_path):
     with pytest.raises(TrainingError, match=r"a model of type dpt, .* unknown .*\. Pass --pipeline\.depth\.kind"):
         TransformersPriorConfig(weights=str(tmp_path / "metric")).check()
     TransformersPriorConfig(weights=str(tmp_path / "metric"), kind="metric").check()
+    config.write_text('{"model_type": "prompt_depth_anything"}')
+    with pytest.raises(TrainingError, match=r"prompt_depth_anything, which needs a depth map as input\. Pass"):
+        TransformersPriorConfig(weights=str(tmp_path / "metric"), kind="metric").check()
     config.write_text('{"model_type": "no-such-type"}')
     with pytest.raises(TrainingError, match=r"is not a model that transformers .* supports\. Pass other"):
         TransformersPriorConfig(weights=str(tmp_path / "metric")).check()
