@@ -18,7 +18,8 @@ class SingleDeviceConfig(MachineConfig):
             if getattr(self, name) != 1:
                 raise TrainingError(
                     f"--machine.{name.replace('_', '-')} is {getattr(self, name)}, but a scene is trained on one "
-                    "device. Leave the flag out, and train several scenes side by side to use several devices."
+                    "device. Leave the flag out, and train several scenes side by side to use several devices, with "
+                    "skyfall-batch --shard."
                 )
         if self.device_type not in available_device_types():
             raise TrainingError(

@@ -17,7 +17,7 @@ from skyfall_ns.models.skyfall import SkyfallModelConfig
 from skyfall_ns.nerfstudio_patches import FusedAdamConfig, PlainExponentialDecayConfig
 from skyfall_ns.pipelines.depth_supervision import DepthSupervisionConfig
 from skyfall_ns.pipelines.idu_pipeline import IduPipelineConfig
-from skyfall_ns.pipelines.skyfall_pipeline import SkyfallPipelineConfig
+from skyfall_ns.pipelines.skyfall_pipeline import SkyfallPipeline, SkyfallPipelineConfig
 from skyfall_ns.preflight import check_command_line
 from skyfall_ns.priors.pseudo_cameras import PseudoSchedule
 from skyfall_ns.refiners.registry import FLUX, KLEIN
@@ -78,7 +78,7 @@ def make_method(
         pipeline=pipeline(**parts),
         optimizers=table,
         # by default Nerfstudio listens on all interfaces and never ends
-        viewer=ViewerConfig(websocket_host="127.0.0.1", quit_on_train_completion=True),
+        viewer=ViewerConfig(websocket_host=SkyfallPipeline.VIEWER_ADDRESS, quit_on_train_completion=True),
         logging=LoggingConfig(steps_per_log=20),
         vis="viewer+tensorboard",
     )

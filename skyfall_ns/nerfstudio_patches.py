@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -16,11 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.configs.experiment_config import ExperimentConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecayScheduler, ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils import writer
+from nerfstudio.viewer.viewer import Viewer
 from numpy._core.multiarray import scalar  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -29,6 +32,7 @@ from skyfall_ns.errors import SkyfallError, TrainingError, disk_message
 from skyfall_ns.run_config import OUR_PACKAGE, check_calls, locate_run, newest_checkpoint_step, parse_run_config
 
 RENDER_TIMEOUT_S = 20.0
+MAX_PORTS = 100  # ports that are tried, from the default one on
 
 
 def allow_numpy_scalars() -> None:
@@ -80,6 +84,8 @@ def apply_patches() -> None:
     check_for_checkpoints()
     restrict_config_loading()
     find_runs_where_they_lie()
+
+    serve_viewers_locally()
 
 
 @dataclass
@@ -228,6 +234,66 @@ def find_runs_where_they_lie() -> None:
 
     get_located_directory.is_located = True  # type: ignore[attr-defined]
     ExperimentConfig.get_base_dir = get_located_directory  # type: ignore[method-assign]
+
+
+def serve_viewers_locally() -> None:
+    """Serve viewers of pipelines with a `VIEWER_ADDRESS` there, at a free port: ns-viewer replaces the viewer's
+    configuration of the method by its own, which listens on all interfaces, and viser moves to another port than the
+    printed one if the requested one is in use.
+
+    Raises TrainingError for a requested port that is in use; for the default one a note names the other port."""
+    start_viewer = Viewer.__init__
+    if getattr(start_viewer, "is_local", False):
+        return
+
+    def start_local_viewer(viewer: Viewer, config: ViewerConfig, *args: Any, pipeline: Any, **keywords: Any) -> None:
+        address = getattr(pipeline, "VIEWER_ADDRESS", None)
+        if address is not None:
+            if config.websocket_host == ViewerConfig().websocket_host and not _is_given("--viewer.websocket-host"):
+                config.websocket_host = address
+            config.websocket_port = _choose_port(config)
+        start_viewer(viewer, config, *args, pipeline=pipeline, **keywords)
+
+    start_local_viewer.is_local = True  # type: ignore[attr-defined]
+    Viewer.__init__ = start_local_viewer  # type: ignore[method-assign]
+
+
+def _is_given(flag: str) -> bool:
+    """Whether the command line has a flag, with dashes or underscores."""
+    return any(word.partition("=")[0].replace("_", "-") == flag for word in sys.argv)
+
+
+def _choose_port(config: ViewerConfig) -> int:
+    """The requested port, or else the first free one from the default one on."""
+    address, port = config.websocket_host, config.websocket_port
+    if port is not None:
+        if not _is_free(address, port):
+            raise TrainingError(
+                f"Port {port} is in use, so the viewer cannot start there. "
+                "Pass another --viewer.websocket-port, or end the program that uses it."
+            )
+        return port
+    default = config.websocket_port_default
+    free = next((port for port in range(default, default + MAX_PORTS) if _is_free(address, port)), None)
+    if free is None:
+        raise TrainingError(
+            f"Ports {default} to {default + MAX_PORTS - 1} are in use, so the viewer cannot start. "
+            "Pass a free --viewer.websocket-port."
+        )
+    if free != default:
+        print(f"Port {default} is in use; the viewer is at port {free}.", file=sys.stderr)
+    return free
+
+
+def _is_free(address: str, port: int) -> bool:
+    """Whether a server can listen at this address."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind((address, port))
+        except OSError:
+            return False
+    return True
 
 
 def patch_viewer(viewer: Any) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import viser._scene_api
+from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 from nerfstudio.engine.schedulers import ExponentialDecayScheduler, ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer
@@ -17,6 +19,7 @@ from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils import writer
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
+from nerfstudio.viewer.viewer import Viewer
 
 from skyfall_ns import nerfstudio_patches
 from skyfall_ns.dataparsers.skyfall_datamanager import SkyfallDatamanager
@@ -222,3 +225,39 @@ def test_exports_of_nerfstudio_have_no_hook_but_write_through_one_function():
     source = inspect.getsource(ExportGaussianSplat.main)
     assert source.index("eval_setup(") < source.index("ExportGaussianSplat.write_ply(")
     assert next(iter(inspect.signature(ExportGaussianSplat.write_ply).parameters)) == "filename"
+
+
+class LocalPipeline:
+    VIEWER_ADDRESS = "127.0.0.1"
+
+
+def start_viewer(monkeypatch, pipeline, arguments=(), **options):
+    """Address at which Nerfstudio's viewer would start."""
+    addresses = []
+    monkeypatch.setattr(sys, "argv", ["ns-viewer", *arguments])
+    monkeypatch.setattr(Viewer, "__init__", lambda viewer, config, **_: addresses.append(config))
+    nerfstudio_patches.serve_viewers_locally()
+    Viewer(ViewerConfig(**options), pipeline=pipeline)
+    return addresses[0].websocket_host, addresses[0].websocket_port
+
+
+def test_viewers_of_our_runs_serve_only_this_machine_unless_an_address_is_given(monkeypatch):
+    """Nerfstudio's ns-viewer has its own configuration, with the address 0.0.0.0."""
+    assert ViewerConfig().websocket_host == "0.0.0.0"
+    address, port = start_viewer(monkeypatch, LocalPipeline())
+    assert address == "127.0.0.1" and port >= 7007
+    arguments = ("--viewer.websocket-host", "0.0.0.0")
+    assert start_viewer(monkeypatch, LocalPipeline(), arguments)[0] == "0.0.0.0"
+    assert start_viewer(monkeypatch, object()) == ("0.0.0.0", None)  # another method
+    assert SkyfallPipeline.VIEWER_ADDRESS == "127.0.0.1"
+
+
+def test_a_busy_port_is_refused_if_it_was_requested_and_else_replaced_with_a_note(monkeypatch, capsys):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        busy = server.getsockname()[1]
+        with pytest.raises(TrainingError, match=rf"Port {busy} is in use.*\. Pass another --viewer\.websocket-port"):
+            start_viewer(monkeypatch, LocalPipeline(), websocket_port=busy)
+        _, port = start_viewer(monkeypatch, LocalPipeline(), websocket_port_default=busy)
+    assert port > busy and f"Port {busy} is in use; the viewer is at port {port}." in capsys.readouterr().err

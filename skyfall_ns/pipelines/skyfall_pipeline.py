@@ -14,6 +14,7 @@ from torch import Tensor
 from skyfall_ns import nerfstudio_patches
 from skyfall_ns.dataparsers.skyfall_datamanager import SkyfallDatamanager, SkyfallDatamanagerConfig
 from skyfall_ns.geo.waiting_policy import shorten_busy_waiting
+from skyfall_ns.models.rasterizers import prepare_rasterizer
 from skyfall_ns.models.skyfall import SkyfallModel, SkyfallModelConfig
 from skyfall_ns.option_checks import check_options
 from skyfall_ns.pipelines import checkpoint_state
@@ -39,16 +40,19 @@ class SkyfallPipeline(VanillaPipeline):
     """Stage 1 training."""
 
     LENGTH_FLAG: ClassVar[str] = "--max-num-iterations"  # the flag that makes a run longer
+    VIEWER_ADDRESS: ClassVar[str] = "127.0.0.1"  # see nerfstudio_patches.serve_viewers_locally
     config: SkyfallPipelineConfig
     datamanager: SkyfallDatamanager
     model: SkyfallModel
 
     def __init__(self, config: SkyfallPipelineConfig, device: str, test_mode: str = "val", **kwargs: Any) -> None:
-        """Raises MissingExtraError or TrainingError if an option is out of range or depth supervision lacks a package
-        or weights; checked before training only ("val", as Nerfstudio calls it)."""
+        """Raises MissingExtraError if the rasterizer cannot be compiled for a GPU. Raises MissingExtraError or
+        TrainingError if an option is out of range or depth supervision lacks a package or weights; checked before
+        training only ("val", as Nerfstudio calls it)."""
         if test_mode == "val":
             check_options(config, FLAG)
         shorten_busy_waiting()
+        prepare_rasterizer(device)
         super().__init__(config, device, test_mode, **kwargs)  # type: ignore[arg-type]
         self.depth_supervision: DepthSupervision | None = None  # a plain object: neither a module nor in checkpoints
         self._resume_state: dict[str, Any] | None = None  # of a loaded checkpoint

@@ -1,6 +1,8 @@
-"""`skyfall-info`: contents of a scene, pixels of a geographic point in its images, or requirements of a refiner."""
+"""`skyfall-info`: contents of a scene, pixels of a geographic point in its images, requirements of a refiner, or the
+machine."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Info:
-    """Describe a scene, compute the pixel of a point in every image, or check a refiner."""
+    """Describe a scene, compute the pixel of a point in every image, check a refiner, or describe the machine."""
 
     scene: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="SCENE")] = None
     """Scene directory."""
@@ -26,16 +28,24 @@ class Info:
     """A point: longitude and latitude in degrees, height in meters above the ellipsoid."""
     refiner: RefinerName | None = None
     """Describe this refiner instead, with its default options, and check whether it can run on this machine."""
+    system: bool = False
+    """Describe this machine instead: devices, compilers, extras, and what to install."""
     json: bool = False
     """Print JSON."""
 
     def main(self) -> None:
         """Collect the information and print it."""
-        if self.refiner and self.at:
-            raise SkyfallError("--at needs the images of a scene. Give a scene directory, without --refiner.")
-        if self.refiner and self.scene is None:
+        if (self.refiner or self.system) and self.at:
+            raise SkyfallError(
+                "--at needs the images of a scene. Give a scene directory, without --refiner and --system."
+            )
+        if self.system and self.scene is None and self.refiner is None:
+            from skyfall_ns.scripts._system import describe_system
+
+            answer, text = describe_system(), _system_text
+        elif self.refiner and self.scene is None and not self.system:
             answer, text = describe_refiner(RefinerOptions(name=self.refiner)), _refiner_text
-        elif self.scene and self.refiner is None:
+        elif self.scene and self.refiner is None and not self.system:
             from skyfall_ns.scene.scene import Scene
 
             scene = Scene.from_directory(self.scene)
@@ -44,7 +54,8 @@ class Info:
             )
         else:
             raise SkyfallError(
-                "skyfall-info describes one scene or one refiner. Give a scene directory, or --refiner with a name."
+                "skyfall-info describes one scene, one refiner or the machine. Give a scene directory, --refiner with "
+                "a name, or --system."
             )
         print(json.dumps(answer, indent=1) if self.json else text(answer))
 
@@ -103,14 +114,15 @@ def locate_point(scene: "Scene", lonlath: tuple[float, float, float]) -> dict[st
 
 
 def describe_refiner(options: RefinerOptions) -> dict[str, Any]:
-    """Describe a refiner: whether it is generative, what its results depend on, and what is missing to run it on this
-    machine (None if nothing)."""
-    config, missing = options.build(), None
+    """Describe a refiner: whether it is generative, what its results depend on (unknown, and {}, while something is
+    missing), and what is missing to run it on this machine (None if nothing)."""
+    config, identity, missing = options.build(), {}, None
     try:
         config.check()
+        identity = config.identity()
     except SkyfallError as error:
         missing = str(error)
-    return {"name": options.name, "generative": config.generative, "identity": config.identity(), "lacks": missing}
+    return {"name": options.name, "generative": config.generative, "identity": identity, "lacks": missing}
 
 
 def _refiner_text(answer: dict[str, Any]) -> str:
@@ -120,6 +132,12 @@ def _refiner_text(answer: dict[str, Any]) -> str:
     rows = [(name, str(value)) for name, value in answer["identity"].items() if name != "name"]
     lines = [f"refiner {answer['name']}, {summary}", *([_align_columns(rows)] if rows else [])]
     return "\n".join([*lines, f"cannot run here: {answer['lacks']}" if answer["lacks"] else "ready to run here"])
+
+
+def _system_text(answer: dict[str, Any]) -> str:
+    from skyfall_ns.scripts._system import system_text
+
+    return _align_columns(system_text(answer))
 
 
 def _read_scene_rpc(scene: "Scene", name: str) -> "RPC":
@@ -173,7 +191,7 @@ def _point_text(answer: dict[str, Any]) -> str:
     return f"local x, y, z: {local} m\n" + _align_columns([("col, row in", "by the RPC", "by the camera", ""), *rows])
 
 
-def _align_columns(rows: list[tuple[str, ...]]) -> str:
+def _align_columns(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 

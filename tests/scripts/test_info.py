@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 
@@ -10,10 +12,11 @@ import pytest
 from helpers.commands import BIN
 from helpers.vendor_files import GROUND_M, LAT, LEANS, LON, vendor_rpc, write_vendor_images
 
+from skyfall_ns.models.rasterizers import cuda_toolkit
 from skyfall_ns.processing.area_of_interest import AreaOfInterest
 from skyfall_ns.processing.options import ProcessingOptions
 from skyfall_ns.processing.process import process_scene
-from skyfall_ns.scripts import info
+from skyfall_ns.scripts import _system, info
 
 POINT = (LON + 1e-4, LAT - 1e-4, GROUND_M + 7.5)
 
@@ -131,3 +134,42 @@ def test_a_closed_pipe_is_not_an_error(scene):
     buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=buffered)
     assert result.stderr == "" and result.stdout.strip() in ("0", "141")
+
+
+def test_a_refiner_without_its_weights_is_described_with_what_is_missing(call_command, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", "/nonexistent")
+    answer = json.loads(call_command("--refiner", "flowedit", "--json"))
+    assert answer["generative"] and answer["identity"] == {} and "is not on this machine" in answer["lacks"]
+    assert "cannot run here: " in call_command("--refiner", "flowedit")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install 'skyfall-ns[diffusion]'" in call_command("--refiner", "flowedit")
+
+
+def test_the_machine_is_described(call_command, monkeypatch):
+    answer = json.loads(call_command("--system", "--json"))
+    assert answer["python"] == platform.python_version() and answer["versions"]["gsplat"] == "1.4.0"
+    assert set(answer["extras"]) == {"cuda", "depth", "diffusion", "video"} and answer["extras"]["depth"] == []
+    text = call_command("--system")
+    assert re.search(r"^device +CPU$", text, re.M) or answer["devices"]
+
+
+def test_a_bare_machine_is_described_with_what_to_install_and_for_what(call_command, monkeypatch):
+    monkeypatch.setattr(cuda_toolkit, "find_packaged_toolkit", lambda: None)
+    monkeypatch.setattr(cuda_toolkit, "missing_compilers", lambda: ["nvcc", "ninja"])
+    monkeypatch.setattr(cuda_toolkit, "is_compiled", lambda: False)
+    monkeypatch.setattr(cuda_toolkit, "find_compiler", lambda: None)
+    monkeypatch.setattr(_system.importlib.util, "find_spec", lambda name: None)
+    gpu = {"name": "Some GPU", "capability": "9.0", "free_bytes": 8 * 2**30, "total_bytes": 10 * 2**30}
+    monkeypatch.setattr(_system, "_has_cuda", lambda: True)
+    monkeypatch.setattr(_system, "_describe_device", lambda index: gpu)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    text = call_command("--system")
+    assert "Some GPU, compute capability 9.0, 8.0 of 10.0 GiB free" in text and re.search("^nvcc +none$", text, re.M)
+    assert "Run `pip install 'skyfall-ns[cuda]'`, so that gsplat can render on the GPU." in text
+    assert "pip install 'skyfall-ns[depth]' for learned depth priors" in text
+    assert "extra diffusion     missing diffusers, transformers, accelerate" in text
+
+
+def test_only_one_thing_is_described(call_command, scene):
+    assert "describes one scene, one refiner or the machine. Give" in call_command(scene, "--system")
+    assert "--at needs the images of a scene" in call_command("--system", "--at", 1, 2, 3)

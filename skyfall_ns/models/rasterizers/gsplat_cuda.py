@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skyfall_ns.models.rasterizers.cuda_toolkit import load_gsplat
 from skyfall_ns.models.rasterizers.types import EPS_2D, FAR, NEAR, Gaussians, Rendering
 from skyfall_ns.view import View
 
@@ -15,7 +16,8 @@ class GsplatRasterizer:
     def __call__(
         self, gaussians: Gaussians, colors: Float[Tensor, "n c"], view: View, *, absgrad: bool = False
     ) -> Rendering:
-        from gsplat import rasterization  # compiles or loads CUDA code: only when it is used
+        load_gsplat()
+        from gsplat import rasterization  # loads CUDA code: only when it is used
 
         device = gaussians.means.device
         channels, alpha, info = rasterization(
