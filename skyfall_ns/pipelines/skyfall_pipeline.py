@@ -51,8 +51,8 @@ class SkyfallPipeline(VanillaPipeline):
         training only ("val", as Nerfstudio calls it)."""
         if test_mode == "val":
             check_options(config, FLAG)
+            prepare_rasterizer(device)
         shorten_busy_waiting()
-        prepare_rasterizer(device)
         super().__init__(config, device, test_mode, **kwargs)  # type: ignore[arg-type]
         self.depth_supervision: DepthSupervision | None = None  # a plain object: neither a module nor in checkpoints
         self._resume_state: dict[str, Any] | None = None  # of a loaded checkpoint

@@ -3,7 +3,6 @@
 import importlib.util
 import shutil
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import tyro
 
 from skyfall_ns.errors import MissingExtraError, SkyfallError
 from skyfall_ns.scripts._cli import run_command
+from skyfall_ns.scripts._programs import find_program
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,10 @@ class Demo:
 
 def _run_timed(command: list[str], log: Path) -> float:
     """Run a command and return its seconds. Its output goes to the log, and its last lines to the error if it fails."""
-    installed = Path(sys.executable).with_name(command[0])
-    program = str(installed) if installed.exists() else shutil.which(command[0])
-    if program is None:
-        raise SkyfallError(f"The command {command[0]} is not installed. Install this package again.")
     start = time.perf_counter()
-    result = subprocess.run([program, *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    result = subprocess.run(
+        [find_program(command[0]), *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     with open(log, "a") as file:
         file.write(f"$ {' '.join(command)}\n{result.stdout}\n")
     if result.returncode != 0:
