@@ -1,6 +1,6 @@
 """Reports of the benchmarks: sections of other scenes are kept, and missing values are shown as such."""
 
-import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -183,3 +183,19 @@ def test_real_scenes_cameras_are_centered_on_the_area(real_scenes):
         assert position[1] < 0 and np.degrees(np.arcsin(position[2] / np.linalg.norm(position))) == pytest.approx(
             elevation
         )
+
+
+def test_benchmark_of_the_gpu_runs_at_toy_size_on_a_cpu(monkeypatch, tmp_path):
+    spec = importlib.util.spec_from_file_location("benchmark_cuda", DIRECTORY / "cuda.py")  # `cuda` is a package
+    cuda = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, cuda)  # dataclasses look their module up
+    spec.loader.exec_module(cuda)
+    cuda.main(["--device", "cpu", "--gaussians", "300", "--size", "64", "--output", str(tmp_path / "cuda.md")])
+    text = (tmp_path / "cuda.md").read_text()
+    assert "| parallel | 0.0e+00 | 0.0e+00 | 0.0e+00 | 0.0e+00 |" in text and "| pinhole | 0.0e+00 |" in text
+    assert "A step with 300 Gaussians and 64 x 64 pixels" in text and "peak memory unknown" in text
+    for projection in ("parallel", "pinhole"):  # the views show Gaussians, and the gradients are not 0
+        view = cuda.make_view(projection, 64)
+        rendered = cuda.render_with_gradients(cuda.make_tensors(300, 64), view, cuda.torch.device("cpu"))
+        assert (rendered["color"].sum(-1) > 0.05).float().mean() > 0.5
+        assert rendered["gradients"].abs().max() > 0 and rendered["absgrad"].abs().max() > 0

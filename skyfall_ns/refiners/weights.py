@@ -22,6 +22,7 @@ NO_WEIGHTS_HINT = "choose the refiner `denoiser`, which needs no weights"
 MIN_DIFFUSERS_VERSION = (0, 42)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _INDEX = "model_index.json"
+_PARTS = f"--include '*/*' --include {_INDEX}"  # without the copies in single files, which double many downloads
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def _download_hint(model: str, problem: str) -> str:
     if known is None:
         return (
             f"{problem} (its license and size: {page}). "
-            f"Run `hf download {model}`, pass a directory as {FLAG}.model, or {NO_WEIGHTS_HINT}."
+            f"Run `hf download {model} {_PARTS}`, pass a directory as {FLAG}.model, or {NO_WEIGHTS_HINT}."
         )
     facts = (
         f"license: {known.license}; about {known.download_gb:g} GB to download, "
@@ -201,5 +202,6 @@ def _download_hint(model: str, problem: str) -> str:
     )
     accept = f"Accept the license at {page}, run `hf auth login` and" if known.gated else "Run"
     return (
-        f"{problem} ({facts}). {accept} `hf download {model}`, pass a directory as {FLAG}.model, or {NO_WEIGHTS_HINT}."
+        f"{problem} ({facts}). {accept} `hf download {model} {_PARTS}`, pass a directory as {FLAG}.model, "
+        f"or {NO_WEIGHTS_HINT}."
     )

@@ -50,7 +50,11 @@ def test_a_missing_model_with_a_free_license(config_class):
         config_class().check()
     message = str(caught.value)
     assert message.startswith(f"{config_class().model} is not on this machine (license: Apache-2.0; about ")
-    remedies = (f"Run `hf download {config_class().model}`", "pass a directory", "`denoiser`")
+    remedies = (
+        f"Run `hf download {config_class().model} --include '*/*' --include model_index.json`",
+        "pass a directory",
+        "`denoiser`",
+    )
     for part in ("GB to download", "GB of GPU memory", *remedies):
         assert part in message
 
