@@ -18,7 +18,7 @@ from skyfall_ns.refiners.options import DiffusionOptions
 from skyfall_ns.refiners.resolved_options import ResolvedOptions
 from skyfall_ns.refiners.weights import Weights
 
-_FORMAT = 1
+_FORMAT = 2
 """Version of the cache; increased when adapters encode prompts differently, so that old files are not used."""
 
 
@@ -70,9 +70,10 @@ def encode_prompts(
     files = {p: cache_file(weights, adapter.text_parts, options.dtype, p) for p in prompts}
     missing = [prompt for prompt, file in files.items() if not file.is_file()]
     if missing:
+        guided = weights.read_guidance() != "none"
         with load_text_encoders(weights, adapter.text_parts, options, device) as pipe, torch.no_grad():
             for prompt in missing:
-                embedding = adapter.embed_prompt(pipe, prompt, device)
+                embedding = adapter.embed_prompt(pipe, prompt, device, guided)
                 save_embedding({name: part.cpu().contiguous() for name, part in embedding.items()}, files[prompt])
     return {prompt: safetensors.load_file(file) for prompt, file in files.items()}
 

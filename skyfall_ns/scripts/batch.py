@@ -160,7 +160,7 @@ def run_logged(command: Sequence[str], log: Path) -> bool:
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows of the batch as aligned text."""
     head = ("scene", "stage", "method", "state", "minutes", "log")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for row in rows:
         minutes = "" if row["seconds"] is None else f"{row['seconds'] / 60:.1f}"
         lines.append((row["scene"], row["stage"], row["method"], row["state"], minutes, row["log"] or ""))

@@ -8,7 +8,10 @@ from torch import Tensor
 from skyfall_ns.refiners.batches import stack_images
 from skyfall_ns.refiners.diffusion_models import ADAPTERS, FlowAdapter
 from skyfall_ns.refiners.diffusion_models.flux import pack_latents, unpack_latents
+from skyfall_ns.refiners.flowedit import FlowEditRefinerConfig
 from skyfall_ns.refiners.flowedit_algorithm import sample_to_end
+from skyfall_ns.refiners.prompts import encode_prompts
+from skyfall_ns.refiners.weights import find_weights
 
 pytestmark = pytest.mark.usefixtures("cached_prompts")
 CPU = torch.device("cpu")
@@ -154,3 +157,11 @@ def test_noise_levels_at_1024_pixels(tiny):
         pipe = diffusers.DiffusionPipeline.from_pretrained(str(tiny(family)), dtype=torch.float32)
         sigmas = ADAPTERS[type(pipe).__name__](pipe, {}).noise_levels((1024, 1024), steps)
         assert [sigmas[steps - left].item() for left in levels] == pytest.approx(list(levels.values()), abs=6e-4)
+
+
+@pytest.mark.parametrize(("family", "tokens"), [("schnell", 256), ("flux", 512)])
+def test_prompts_have_the_length_with_which_a_flux_model_was_trained(family, tokens, tiny):
+    options = FlowEditRefinerConfig(model=str(tiny(family)), dtype="float32")
+    weights = find_weights(options, ADAPTERS)
+    (embedding,) = encode_prompts(weights, ADAPTERS[weights.pipeline_class], options, [PROMPT], CPU).values()
+    assert embedding["prompt_embeds"].shape[1] == tokens

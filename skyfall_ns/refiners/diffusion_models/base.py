@@ -46,8 +46,8 @@ class FlowAdapter(ABC):
 
     @staticmethod
     @abstractmethod
-    def embed_prompt(pipe: Any, prompt: str, device: torch.device) -> Embedding:
-        """Encode a prompt with the text encoders of the pipeline."""
+    def embed_prompt(pipe: Any, prompt: str, device: torch.device, guided: bool = True) -> Embedding:
+        """Encode a prompt with the text encoders of the pipeline; `guided`: whether the model has guidance."""
 
     @abstractmethod
     def predict_velocity(self, z: Latents, sigma: float, text: Embedding, guidance: float) -> Latents:

@@ -9,6 +9,8 @@ from torch import Tensor
 from skyfall_ns.refiners.diffusion_models.base import Embedding, FlowAdapter, repeat_batch
 from skyfall_ns.refiners.flowedit_algorithm import Latents
 
+SCHNELL_TOKENS = 256  # of a prompt, with which FLUX.1-schnell was trained (its model card); the others: 512
+
 
 def pack_latents(z: Latents) -> Float[Tensor, "b n c4"]:
     """Pack patches of 2 x 2 latents into tokens, channels first within a patch."""
@@ -28,8 +30,9 @@ class Flux1(FlowAdapter):
     text_parts = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
     @staticmethod
-    def embed_prompt(pipe: Any, prompt: str, device: torch.device) -> Embedding:
-        embeds, pooled, _ = pipe.encode_prompt(prompt, prompt_2=None, device=device)
+    def embed_prompt(pipe: Any, prompt: str, device: torch.device, guided: bool = True) -> Embedding:
+        tokens = 512 if guided else SCHNELL_TOKENS
+        embeds, pooled, _ = pipe.encode_prompt(prompt, prompt_2=None, device=device, max_sequence_length=tokens)
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
     @staticmethod

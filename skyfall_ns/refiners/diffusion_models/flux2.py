@@ -30,7 +30,7 @@ class Flux2Klein(FlowAdapter):
     text_parts = ("text_encoder", "tokenizer")
 
     @staticmethod
-    def embed_prompt(pipe: Any, prompt: str, device: torch.device) -> Embedding:
+    def embed_prompt(pipe: Any, prompt: str, device: torch.device, guided: bool = True) -> Embedding:
         embeds, _ = pipe.encode_prompt(prompt, device=device)
         return {"prompt_embeds": embeds}
 

@@ -15,7 +15,7 @@ class StableDiffusion3(FlowAdapter):
     text_parts = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
 
     @staticmethod
-    def embed_prompt(pipe: Any, prompt: str, device: torch.device) -> Embedding:
+    def embed_prompt(pipe: Any, prompt: str, device: torch.device, guided: bool = True) -> Embedding:
         embeds, _, pooled, _ = pipe.encode_prompt(
             prompt, prompt_2=None, prompt_3=None, device=device, do_classifier_free_guidance=False
         )

@@ -14,7 +14,7 @@ class ZImage(FlowAdapter):
     text_parts = ("text_encoder", "tokenizer")
 
     @staticmethod
-    def embed_prompt(pipe: Any, prompt: str, device: torch.device) -> Embedding:
+    def embed_prompt(pipe: Any, prompt: str, device: torch.device, guided: bool = True) -> Embedding:
         embeds, _ = pipe.encode_prompt(prompt, device=device, do_classifier_free_guidance=False)
         return {"prompt_embeds": embeds[0]}
 
