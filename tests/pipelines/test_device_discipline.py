@@ -93,7 +93,7 @@ WORK = {"training step": train, "depth step": supervise_depth, "episode": run_ep
 @pytest.mark.parametrize("work", WORK)
 def test_no_tensor_is_left_on_the_cpu(pipeline, work, planted, tmp_path):
     gaussians = Renderer.gaussians
-    planting = patch.object(Renderer, "gaussians", lambda self, keep=None: moved_to_cpu(gaussians(self, keep)))
+    planting = patch.object(Renderer, "gaussians", lambda self, *arguments: moved_to_cpu(gaussians(self, *arguments)))
     refusal = pytest.raises(RuntimeError, match="on the CPU")
     with gpu.pretended_gpu(), planting if planted else nullcontext(), refusal if planted else nullcontext():
         WORK[work](pipeline, tmp_path)
