@@ -246,13 +246,14 @@ def serve_viewers_locally() -> None:
     if getattr(start_viewer, "is_local", False):
         return
 
-    def start_local_viewer(viewer: Viewer, config: ViewerConfig, *args: Any, pipeline: Any, **keywords: Any) -> None:
+    def start_local_viewer(viewer: Viewer, config: ViewerConfig, *args: Any, **keywords: Any) -> None:
+        pipeline = keywords["pipeline"] if "pipeline" in keywords else args[2]  # after log_filename and datapath
         address = getattr(pipeline, "VIEWER_ADDRESS", None)
         if address is not None:
             if config.websocket_host == ViewerConfig().websocket_host and not _is_given("--viewer.websocket-host"):
                 config.websocket_host = address
             config.websocket_port = _choose_port(config)
-        start_viewer(viewer, config, *args, pipeline=pipeline, **keywords)
+        start_viewer(viewer, config, *args, **keywords)
 
     start_local_viewer.is_local = True  # type: ignore[attr-defined]
     Viewer.__init__ = start_local_viewer  # type: ignore[method-assign]

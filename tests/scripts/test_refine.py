@@ -209,6 +209,6 @@ def test_description_of_refiners(call_command, paint_refiner):
 
 
 def test_info_describes_either_a_scene_or_a_refiner(call_command, tmp_path):
-    assert "Give a scene directory, or --refiner with a name." in call_command(info)
-    assert "Give a scene directory, or --refiner" in call_command(info, tmp_path, "--refiner", "identity")
+    assert "Give a scene directory, --refiner with a name, or --system." in call_command(info)
+    assert "Give a scene directory, --refiner" in call_command(info, tmp_path, "--refiner", "identity")
     assert "--at needs the images of a scene" in call_command(info, "--refiner", "identity", "--at", 1, 2, 3)
