@@ -15,7 +15,14 @@ from skyfall_ns.run_config import OUR_PACKAGE, read_run_config
 
 METHOD_PREFIX = "skyfall"
 MAX_FRAMES, MAX_PIXELS = 100_000, 100_000_000
-_OTHER_EXPORTS = ("pointcloud", "tsdf", "poisson", "marching-cubes")
+OUR_EXPORTS = {
+    "pointcloud": "skyfall-export points --load-config RUN/config.yml --output F.laz",
+    "tsdf": "skyfall-export mesh --load-config RUN/config.yml --output F.glb",
+    "poisson": "skyfall-export mesh --load-config RUN/config.yml --output F.glb",
+    "marching-cubes": "skyfall-export mesh --load-config RUN/config.yml --output F.glb",
+    "cameras": "skyfall-export rpc --load-config RUN/config.yml --output-dir DIR",
+}
+"""Kinds of `ns-export` that do not work on satellite scenes, and our command for each."""
 _TRACKERS = {"wandb": "wandb", "comet": "comet_ml"}  # option of --vis to package
 _ADDRESS_FLAG = "--viewer.websocket-host"
 _PORT_FLAG = "--viewer.websocket-port"
@@ -102,17 +109,8 @@ def _check_port(port: str | None, address: str) -> None:
 def check_export(arguments: Sequence[str]) -> None:
     """Refuse the kinds of export that satellite runs do not have."""
     kind = next((word for word in arguments[1:] if not word.startswith("-")), "")
-    if kind not in (*_OTHER_EXPORTS, "cameras") or _our_run(arguments) is None:
-        return
-    if kind == "cameras":
-        raise TrainingError(
-            "ns-export cameras writes pinhole cameras, which satellite images do not have. "
-            "Pass the run to skyfall-export rpc, which writes the adjusted RPCs."
-        )
-    raise TrainingError(
-        f"ns-export {kind} needs a method that renders rays, and skyfall trains Gaussians. "
-        "Use ns-export gaussian-splat for the Gaussians, or skyfall-export dsm for heights."
-    )
+    if kind in OUR_EXPORTS and _our_run(arguments) is not None:
+        raise TrainingError(f"ns-export {kind} does not work on satellite images. Use {OUR_EXPORTS[kind]} instead.")
 
 
 def check_render(arguments: Sequence[str]) -> None:

@@ -10,8 +10,9 @@ from helpers.untrained_run import save_untrained_run
 
 from skyfall_ns import preflight
 from skyfall_ns.errors import TrainingError
+from skyfall_ns.export.registry import EXPORTS
 from skyfall_ns.machine_options import SingleDeviceConfig
-from skyfall_ns.preflight import check_camera_path, check_command_line, flag_value
+from skyfall_ns.preflight import OUR_EXPORTS, check_camera_path, check_command_line, flag_value
 
 IDENTITY = [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
 PATH = {
@@ -34,14 +35,11 @@ def refused(*words) -> str:
     return message
 
 
-@pytest.mark.parametrize("kind", ["pointcloud", "tsdf", "poisson", "marching-cubes"])
-def test_other_exports_are_refused(run, kind):
-    message = refused("ns-export", kind, "--load-config", run, "--output-dir", "O")
-    assert "ns-export gaussian-splat" in message and "skyfall-export dsm" in message
-
-
-def test_export_of_cameras_is_refused(run):
-    assert "skyfall-export rpc" in refused("ns-export", "cameras", f"--load-config={run}", "--output-dir", "O")
+@pytest.mark.parametrize("kind", OUR_EXPORTS)
+def test_other_exports_are_refused_by_the_name_of_one_that_exists(run, kind):
+    message = refused("ns-export", kind, f"--load-config={run}", "--output-dir", "O")
+    assert f"ns-export {kind} does not work on satellite images. Use skyfall-export " in message
+    assert OUR_EXPORTS[kind].split()[1] in EXPORTS
 
 
 def test_what_works_is_not_refused(run, tmp_path):

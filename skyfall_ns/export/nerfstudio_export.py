@@ -10,29 +10,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from skyfall_ns.errors import TrainingError
 from skyfall_ns.export.placement import FilePlacement, check_placement_file, write_placement
 from skyfall_ns.export.provenance import read_provenance
 from skyfall_ns.geo.target_frame import TargetFrame
 from skyfall_ns.models.skyfall import SkyfallModel
 from skyfall_ns.scene.model_space import NormalizedScene
 
-OURS = {
-    "pointcloud": "skyfall-export points --load-config RUN/config.yml --output F.laz",
-    "tsdf": "skyfall-export mesh --load-config RUN/config.yml --output F.glb",
-    "poisson": "skyfall-export mesh --load-config RUN/config.yml --output F.glb",
-    "marching-cubes": "skyfall-export mesh --load-config RUN/config.yml --output F.glb",
-    "cameras": "skyfall-export rpc --load-config RUN/config.yml --output-dir DIR",
-}
-"""Kinds of `ns-export` that do not work on satellite scenes, and our command for each."""
-
 
 def prepare_export(exporter: ModuleType, model: SkyfallModel, arguments: list[str]) -> None:
     """Make the export that is in progress in Nerfstudio's module write a placement; `arguments` are those of
-    `ns-export`. Raises TrainingError for a kind that does not work on satellite scenes."""
-    kind = next((word for word in arguments if word in OURS), None)
-    if kind is not None:
-        raise TrainingError(f"ns-export {kind} does not work on satellite images. Use {OURS[kind]} instead.")
+    `ns-export`."""
     config_path = _flag_value(arguments, "--load-config")
     if config_path is not None:
         exporter.ExportGaussianSplat.write_ply = _write_with_placement(
