@@ -60,6 +60,7 @@ def scene(city_scene, tmp_path) -> Path:
     return shutil.copytree(city_scene, tmp_path / "scene", ignore=shutil.ignore_patterns("raw", "truth", "report"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_training_does_not_start(damage, scene, tmp_path):
     expected = DAMAGES[damage](scene)

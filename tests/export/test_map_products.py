@@ -131,6 +131,7 @@ def write_geoid_grid(path: Path, height_m: float) -> None:
         file.descriptions = ("geoid_undulation",)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_heights_above_a_geoid_whose_grid_is_installed(city_scene, config, tmp_path):
     """With a grid of a constant undulation, all heights are lower by it, and files name the vertical CRS."""

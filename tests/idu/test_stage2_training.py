@@ -26,6 +26,7 @@ from skyfall_ns.priors.pseudo_cameras import PseudoSchedule
 from skyfall_ns.scene.scene import Scene
 
 
+@pytest.mark.slow
 def test_run_ends_at_planned_step_with_all_episodes(city_scene, tmp_path):
     config = make_config(city_scene, tmp_path, "plain", synthetic_share=0.75, replay_decay=0.0)
     with patch.object(SyntheticViews, "draw_view", autospec=True, side_effect=SyntheticViews.draw_view) as draw_view:

@@ -1,6 +1,7 @@
 """Compensated Gaussians, drawn as viewers draw them, resemble the rendering of the run more than others do."""
 
 import numpy as np
+import pytest
 import torch
 from helpers.dense_rasterizer import project_gaussians
 
@@ -43,6 +44,7 @@ def draw_as_viewers_do(cloud: GaussianCloud, view) -> np.ndarray:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_viewers_show_the_scene_as_trained():
     cloud = make_cloud(np.random.default_rng(0))
     view = nadir_view(0.0, 12.0, PIXEL_M, SIZE, SIZE)
