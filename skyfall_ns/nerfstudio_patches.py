@@ -268,6 +268,8 @@ def _choose_port(config: ViewerConfig) -> int:
     """The requested port, or else the first free one from the default one on."""
     address, port = config.websocket_host, config.websocket_port
     if port is not None:
+        if not 0 < port < 65536:
+            raise TrainingError(f"--viewer.websocket-port {port} is not a port. Pass a number of 1024 to 65535.")
         if not _is_free(address, port):
             raise TrainingError(
                 f"Port {port} is in use, so the viewer cannot start there. "

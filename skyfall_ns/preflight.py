@@ -4,7 +4,6 @@ They concern runs and methods of this plugin only. Each command has a function i
 """
 
 import math
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,10 @@ OUR_EXPORTS = {
 }
 """Kinds of `ns-export` that do not work on satellite scenes, and our command for each."""
 _TRACKERS = {"wandb": "wandb", "comet": "comet_ml"}  # option of --vis to package
-_ADDRESS_FLAG = "--viewer.websocket-host"
-_PORT_FLAG = "--viewer.websocket-port"
 
 
 def check_command_line(arguments: list[str]) -> None:
-    """Check the words of a command line, the first of which is the program; TrainingError for what cannot work.
-
-    ns-viewer is made to listen on this machine only, unless a flag says otherwise: its words are added in place."""
+    """Check the words of a command line, the first of which is the program; TrainingError for what cannot work."""
     check = CHECKS.get(Path(arguments[0]).stem) if arguments else None
     if check is not None and not {"-h", "--help"} & set(arguments):
         check(arguments)
@@ -59,7 +54,7 @@ def _our_run(arguments: Sequence[str]) -> Path | None:
 
 
 def check_training(arguments: Sequence[str]) -> None:
-    """Check --vis and the viewer's port of a training with a method of this plugin."""
+    """Check --vis of a training with a method of this plugin."""
     if len(arguments) < 2 or not arguments[1].startswith(METHOD_PREFIX):
         return
     vis = flag_value(arguments, "--vis") or "viewer+tensorboard"
@@ -69,41 +64,12 @@ def check_training(arguments: Sequence[str]) -> None:
                 f"--vis {vis} needs the package {package}, which is not installed. "
                 f"Install it with pip install {package}, or pass --vis viewer+tensorboard."
             )
-    if "viewer" in vis:
-        _check_port(flag_value(arguments, _PORT_FLAG), flag_value(arguments, _ADDRESS_FLAG) or "127.0.0.1")
-
-
-def check_viewer(arguments: list[str]) -> None:
-    """Check the viewer's port, and make it listen on this machine only by default."""
-    if _our_run(arguments) is None:
-        return
-    address = flag_value(arguments, _ADDRESS_FLAG)
-    if address is None:
-        arguments += [_ADDRESS_FLAG, "127.0.0.1"]  # by default Nerfstudio listens on all interfaces
-    _check_port(flag_value(arguments, _PORT_FLAG), address or "127.0.0.1")
 
 
 def _is_installed(package: str) -> bool:
     from importlib.util import find_spec
 
     return find_spec(package) is not None
-
-
-def _check_port(port: str | None, address: str) -> None:
-    """Raise TrainingError if a port is given that is no port, or in use: Nerfstudio would silently take another one."""
-    if port is None or port.casefold() == "none":
-        return
-    if not port.isdigit() or not 0 < int(port) < 65536:
-        raise TrainingError(f"{_PORT_FLAG} {port} is not a port. Pass a number of 1024 to 65535.")
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((address, int(port)))
-    except OSError as error:
-        raise TrainingError(
-            f"{_PORT_FLAG} {port} cannot be used ({error.strerror}): another program, such as a viewer, may listen "
-            "there. Pass another port, or leave the flag out."
-        ) from error
 
 
 def check_export(arguments: Sequence[str]) -> None:
@@ -187,9 +153,9 @@ def check_evaluation(arguments: Sequence[str]) -> None:
         raise TrainingError(f"--output-path {output} is a directory. Give the name of a JSON file in it.")
 
 
-CHECKS: dict[str, Callable[[Any], None]] = {
+CHECKS: dict[str, Callable[[Any], Any]] = {
     "ns-train": check_training,
-    "ns-viewer": check_viewer,
+    "ns-viewer": _our_run,
     "ns-export": check_export,
     "ns-render": check_render,
     "ns-eval": check_evaluation,

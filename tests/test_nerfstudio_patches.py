@@ -259,5 +259,7 @@ def test_a_busy_port_is_refused_if_it_was_requested_and_else_replaced_with_a_not
         busy = server.getsockname()[1]
         with pytest.raises(TrainingError, match=rf"Port {busy} is in use.*\. Pass another --viewer\.websocket-port"):
             start_viewer(monkeypatch, LocalPipeline(), websocket_port=busy)
+        with pytest.raises(TrainingError, match=r"70000 is not a port\. Pass a number"):
+            start_viewer(monkeypatch, LocalPipeline(), websocket_port=70000)
         _, port = start_viewer(monkeypatch, LocalPipeline(), websocket_port_default=busy)
     assert port > busy and f"Port {busy} is in use; the viewer is at port {port}." in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import socket
 
 import pytest
 from helpers.commands import run_command
@@ -12,7 +11,7 @@ from skyfall_ns import preflight
 from skyfall_ns.errors import TrainingError
 from skyfall_ns.export.registry import EXPORTS
 from skyfall_ns.machine_options import SingleDeviceConfig
-from skyfall_ns.preflight import OUR_EXPORTS, check_camera_path, check_command_line, flag_value
+from skyfall_ns.preflight import OUR_EXPORTS, check_camera_path, check_command_line
 
 IDENTITY = [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
 PATH = {
@@ -100,32 +99,11 @@ def test_camera_paths_are_bounded_before_they_are_read(run, tmp_path, monkeypatc
     assert copy.deepcopy(PATH) == PATH
 
 
-def test_a_port_in_use_is_refused(run):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        for words in (("ns-train", "skyfall", "--vis", "viewer"), ("ns-train", "skyfall-fast"),
-                      ("ns-viewer", "--load-config", run)):  # fmt: skip
-            assert f"--viewer.websocket-port {port}" in refused(*words, "--viewer.websocket-port", port)
-    check_command_line(["ns-train", "skyfall", "--viewer.websocket-port", str(port)])
-    assert "is not a port" in refused("ns-train", "skyfall", "--viewer.websocket-port", "viewer")
-
-
 def test_trackers_that_are_not_installed_are_refused(monkeypatch):
     monkeypatch.setattr(preflight, "_is_installed", lambda package: False)
     message = refused("ns-train", "skyfall", "--vis", "viewer+wandb")
     assert "needs the package wandb" in message and "pip install wandb" in message
     check_command_line(["ns-train", "splatfacto", "--vis", "wandb"])
-
-
-def test_the_viewer_listens_on_this_machine_by_default(run):
-    words = ["ns-viewer", "--load-config", str(run)]
-    check_command_line(words)
-    assert flag_value(words, "--viewer.websocket-host") == "127.0.0.1"
-    words = ["ns-viewer", "--load-config", str(run), "--viewer.websocket-host", "0.0.0.0"]
-    check_command_line(words)
-    assert words[-1] == "0.0.0.0"
 
 
 def test_a_missing_run_is_refused(tmp_path):

@@ -14,13 +14,14 @@ from skyfall_ns.export.placement import FilePlacement, check_placement_file, wri
 from skyfall_ns.export.provenance import read_provenance
 from skyfall_ns.geo.target_frame import TargetFrame
 from skyfall_ns.models.skyfall import SkyfallModel
+from skyfall_ns.preflight import flag_value
 from skyfall_ns.scene.model_space import NormalizedScene
 
 
 def prepare_export(exporter: ModuleType, model: SkyfallModel, arguments: list[str]) -> None:
     """Make the export that is in progress in Nerfstudio's module write a placement; `arguments` are those of
     `ns-export`."""
-    config_path = _flag_value(arguments, "--load-config")
+    config_path = flag_value(arguments, "--load-config")
     if config_path is not None:
         exporter.ExportGaussianSplat.write_ply = _write_with_placement(
             exporter.ExportGaussianSplat.write_ply, model.normalized, Path(config_path)
@@ -43,14 +44,6 @@ def _write_with_placement(
         )  # fmt: skip
 
     return write_ply_and_placement
-
-
-def _flag_value(arguments: list[str], flag: str) -> str | None:
-    """Value of a flag, given as `--flag value` or `--flag=value`."""
-    words = [word.replace("_", "-") if word.startswith("--") and "=" not in word else word for word in arguments]
-    if flag in words[:-1]:
-        return arguments[words.index(flag) + 1]
-    return next((word.partition("=")[2] for word in arguments if word.replace("_", "-").startswith(f"{flag}=")), None)
 
 
 def prepare_running_export(model: SkyfallModel) -> None:

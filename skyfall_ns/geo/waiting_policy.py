@@ -5,7 +5,7 @@ sleep. On cores that other programs share, the spinning threads keep those that 
 took ten times as long beside one busy process per core. `OMP_WAIT_POLICY` would change that, but it is read when the
 library is loaded, before any plugin is imported. The library also spins much shorter (1,000 instead of 300,000
 iterations) as soon as the process has more OpenMP threads than cores (`gomp_throttled_spin_count` in libgomp's wait.h):
-so one more pool of threads is opened here, which sleeps. Measured in benchmarks/training_step.md.
+so one more pool of threads is opened here, which sleeps. Figures: benchmarks/README.md.
 """
 
 import threading

@@ -47,7 +47,8 @@ def load_run(config_path: Path, step: int | None = None) -> SkyfallModel:
     read_run_config(config_path)
 
     def choose_step(config: TrainerConfig) -> TrainerConfig:
-        config.load_step = step
+        if step is not None:  # else that of the newest checkpoint, which `read_run_config` has set
+            config.load_step = step
         return config
 
     try:

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from numba import njit
 from numpy import ndarray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
 from skyfall_ns.export.gaussians.cloud import GaussianCloud
 from skyfall_ns.export.meshes.height_mesh import TriangleMesh
+from skyfall_ns.geo.compilation import njit
 
 NEAREST = 8  # Gaussians per texel
 MIN_SIGMA_M = 0.1  # lower bound of the width of the weights

@@ -13,12 +13,13 @@ from numba import prange
 
 from skyfall_ns.geo.compilation import njit
 from skyfall_ns.models.appearance.gamma_kernels import decode_values
+from skyfall_ns.scene.scene import DISPLAY_GAMMA
 
 BLOCK = 512  # Gaussians per task: their colors fit the first-level cache
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
 _F0, _F1, _F2, _F4 = np.float32(0.0), np.float32(1.0), np.float32(2.0), np.float32(4.0)
 _SKY, _SKY_SLOPE = np.float32(0.6), np.float32(0.4)  # of lighting.relative_irradiance
-_GAMMA, _SHORTEST = np.float32(2.2), np.float32(1e-12)
+_GAMMA, _SHORTEST = np.float32(DISPLAY_GAMMA), np.float32(1e-12)
 
 
 @njit(cache=True, fastmath=_FAST, forceinline=True)
